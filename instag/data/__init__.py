@@ -1,0 +1,1 @@
+"""Subject data: the layout on disk, frames in memory, sampling."""

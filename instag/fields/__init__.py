@@ -1,0 +1,1 @@
+"""The boxes of the figure: structure, motion, personalised fields, aligner, hook."""
