@@ -1,0 +1,353 @@
+"""Every setting: nested dataclasses with a sentence under each field. Presets in `configs/` hold only differences.
+
+Step counts are iterations of the stage. A field whose value "never" is possible is `None`-able. Sources: METHOD.md,
+the paper's tables, or an entry of docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from instag.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the head: what an avatar must record to be built again."""
+
+    extractor: str = "phone-mel"
+    """Audio feature that drives the head; one of instag.data.audio.EXTRACTORS."""
+    sh_degree: int = 1
+    """Spherical harmonics of the colours: 1 for few-shot adaptation, 2 for long videos and pre-training."""
+    hash_ranges: Literal["reference", "paper"] = "reference"
+    """Resolutions of the tri-planes: the reference's (16-38.4, 64-57.6) or the paper's (16-256, 64-384)."""
+    aligner: bool = True
+    """Motion aligner of section 3.3: where a universal field is queried, and how far it moves this face."""
+
+
+@dataclass(frozen=True)
+class DensityConfig:
+    """Adaptive density control of 3DGS (METHOD.md section 3)."""
+
+    start: int = 500
+    """No Gaussian is added before this step."""
+    interval: int = 100
+    """Steps between two density decisions."""
+    stop_before_end: int = 1000
+    """Density control ends this many steps before the stage does."""
+    gradient_threshold: float = 5e-4
+    """Mean gradient of the projected centre, in device units, at which a Gaussian is cloned or split (mouth: 2e-4)."""
+    split_scale: float = 0.005
+    """Largest scale, as a share of the scene extent, up to which a Gaussian is cloned rather than split."""
+    min_opacity: float = 0.05
+    """Gaussians below this opacity are removed at the start of density control..."""
+    min_opacity_gain: float = 0.25
+    """...and below `min_opacity + min_opacity_gain` at its end, linearly in between."""
+    max_scale: float = 0.1
+    """Gaussians with a scale above this share of the extent are removed..."""
+    max_scale_from: int = 3000
+    """...from this step on."""
+    opacity_reset_interval: int | None = 3000
+    """Steps between two resets of all opacities to at most 0.01; none in long mode and pre-training."""
+    max_gaussians: int | None = None
+    """Adding stops at this number (a bound for small machines; the published schedule has none)."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the named terms (METHOD.md sections 5 and 6)."""
+
+    dssim: float = 0.2
+    """Weight of 1 - SSIM beside the L1 term."""
+    motion: float = 1e-5
+    """Mean magnitude of each predicted motion."""
+    alpha: float = 1e-3
+    """Alpha outside the mask, and missing alpha inside it."""
+    attention_lips: float = 1e-4
+    """Eye attention inside the lip rectangle (pre-training: 5e-3)."""
+    attention_hair: float = 1e-4
+    """Both attentions on hair, in the steps that do not ignore hair."""
+    normal: float = 1e-2
+    """Geometry prior on normals, few-shot only (the paper's table says 1e-3)."""
+    depth: float = 1e-2
+    """Geometry prior on depth, few-shot only."""
+    lpips: float = 0.01
+    """Perceptual term on patches, in the last steps of a stage, where its weights are installed."""
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of training: face, mouth or fuse."""
+
+    iterations: int = 10_000
+    """Optimiser steps."""
+    frames_per_step: int = 1
+    """Frames that are drawn together; their losses are averaged."""
+    points: int = 2000
+    """Random Gaussians at the start."""
+    static_steps: int = 0
+    """Steps at the start in which the structure learns without any motion (pre-training: 1000 per video)."""
+    warmup: int = 3000
+    """Steps of the first curriculum; with a universal field its rates are lowered meanwhile."""
+    warmup_rate: float = 0.1
+    """Factor on the universal field's rates during the warm-up; 1.0 without pre-trained weights."""
+    align_from: int = 1000
+    """The motion aligner joins after this step."""
+    sh_interval: int = 1000
+    """Steps between two raises of the active SH degree."""
+    rate_decay: float = 0.5
+    """The motion field's rates fall by this factor over the stage, after the warm-up."""
+    curriculum_interval: int = 10
+    """Every so many steps the drawn frame must fit the curriculum (mouth: 5 few-shot, 7 long)."""
+    hair_ignored: tuple[int, int] = (3000, 6500)
+    """Between these steps hair is left out of six of seven steps (face)."""
+    prior_from: int | None = 5000
+    """The geometry prior joins after this step; None: never (long mode, other stages)."""
+    depth_pause: tuple[int, int] = (3000, 100)
+    """The depth prior is skipped while step modulo the first number is at most the second (after opacity resets)."""
+    lpips_last: int = 2500
+    """The perceptual term acts in the last so many steps."""
+    lpips_patch: tuple[int, int] = (64, 96)
+    """Range of the even patch sizes of the perceptual term, px at 512; scaled with the image."""
+    freeze_last: int = 0
+    """In the last so many steps only colours and the aligner learn, on a black key (mouth: 1000)."""
+    density: DensityConfig | None = field(default_factory=DensityConfig)
+    """Density control; None leaves the number of Gaussians alone (fuse)."""
+    losses: LossConfig = field(default_factory=LossConfig)
+    """Weights of the terms."""
+
+
+def _mouth_stage() -> StageConfig:
+    return StageConfig(
+        points=5000,
+        curriculum_interval=5,
+        prior_from=None,
+        lpips_last=0,
+        lpips_patch=(32, 42),
+        freeze_last=1000,
+        density=DensityConfig(gradient_threshold=2e-4),
+    )
+
+
+def _fuse_stage() -> StageConfig:
+    return StageConfig(
+        iterations=2000,
+        warmup=0,
+        align_from=0,
+        prior_from=None,
+        lpips_last=1000,
+        lpips_patch=(32, 42),
+        density=None,
+        losses=LossConfig(lpips=0.05),
+    )
+
+
+@dataclass(frozen=True)
+class GaussianRates:
+    """Learning rates of the structure field (Adam, eps 1e-15) and of what rides in the same optimiser."""
+
+    position: float = 1.6e-4
+    """Means, per unit of scene extent, at step 0."""
+    position_end: float = 1.6e-6
+    """Means at `position_steps`; log-linear in between."""
+    position_steps: int = 45_000
+    """Steps of the position schedule; stages are shorter and see its beginning."""
+    sh_dc: float = 2.5e-3
+    """Base colour; the higher SH degrees learn at a twentieth."""
+    opacity: float = 0.05
+    """Raw opacity."""
+    scale: float = 3e-3
+    """Raw scale."""
+    rotation: float = 1e-3
+    """Raw quaternion."""
+    aligner_grid: float = 1e-3
+    """Hash grid of the aligner or personalised field."""
+    aligner_network: float = 5e-5
+    """MLP of the aligner."""
+    personal_network: float = 1e-4
+    """Networks of a personalised field."""
+    personal_attention: float = 5e-4
+    """Temporal attention of a personalised field (L2 1e-4)."""
+    fuse_opacity: float = 1e-3
+    """Opacity of the face in the fuse stage (the reference in effect uses 0.05)."""
+
+
+@dataclass(frozen=True)
+class FieldRates:
+    """Learning rates of the motion fields (AdamW, betas 0.9 and 0.99, eps 1e-8)."""
+
+    grid: float = 5e-3
+    """Hash grid, with decoupled weight decay 0.01."""
+    network: float = 5e-4
+    """Networks, without decay."""
+    attention: float = 2.5e-3
+    """Temporal attention, decay 1e-4."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All stages of one adaptation."""
+
+    face: StageConfig = field(default_factory=StageConfig)
+    """Everything of the head except the inside of the mouth."""
+    mouth: StageConfig = field(default_factory=_mouth_stage)
+    """Teeth, tongue, oral cavity, hooked to the face's motion."""
+    fuse: StageConfig = field(default_factory=_fuse_stage)
+    """Both together over the real background; colours and the face's opacity learn."""
+    gaussians: GaussianRates = field(default_factory=GaussianRates)
+    """Rates of the Gaussians."""
+    fields: FieldRates = field(default_factory=FieldRates)
+    """Rates of the motion fields."""
+    long: bool = False
+    """Long videos: no opacity reset, no removal behind the head, no geometry prior (METHOD.md section 6)."""
+    extent_floor: float = 0.1
+    """Smallest scene extent, head units: a head that hardly moves would otherwise stop the means from learning."""
+    seed: int = 0
+    """Of points, sampling and noise."""
+    log_interval: int = 50
+    """Steps between two lines of the log."""
+    checkpoint_interval: int = 2000
+    """Steps between two checkpoints that a run can be resumed from."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which frames, and how large."""
+
+    size: int | None = None
+    """Images are area-resized to this side, px; None keeps the stored size."""
+    n_views: int = -1
+    """Training frames from the start: 125, 250, 500 are 5, 10, 20 s; -1 takes the whole training part."""
+    all_for_train: bool = False
+    """Train on the test part too (no honest test is left then)."""
+    cache_mb: int = 1024
+    """Host memory for decoded frames, MiB."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The root."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+# --- reading and writing ------------------------------------------------------------------------------------------
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dict (lists for tuples), fit for YAML and JSON."""
+    return {
+        f.name: to_dict(value)
+        if dataclasses.is_dataclass(value := getattr(config, f.name))
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for f in dataclasses.fields(config)
+    }
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, path: str = "") -> T:
+    """Build a config dataclass; what `values` does not name comes from `base`, or from the defaults.
+
+    Raises:
+        ConfigError: for an unknown key (naming the nearest one) or a value of the wrong type.
+    """
+    base = cls() if base is None else base
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    changes = {}
+    for key, value in values.items():
+        where = f"{path}{key}"
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+            raise ConfigError(f"unknown setting '{where}': did you mean '{path}{near[0]}'?")
+        changes[key] = _convert(hints[key], value, getattr(base, key), where)
+    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+
+
+def _convert(hint: Any, value: Any, current: Any, where: str) -> Any:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if value is None:
+        if type(None) in options:
+            return None
+        raise ConfigError(f"setting '{where}' cannot be empty: give a {_name(hint)}")
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+            return from_dict(option, value, current if dataclasses.is_dataclass(current) else None, f"{where}.")  # type: ignore[arg-type]
+        if typing.get_origin(option) is Literal and value in typing.get_args(option):
+            return value
+        if typing.get_origin(option) is tuple:
+            items = typing.get_args(option)
+            if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == len(items):
+                return tuple(_convert(h, v, None, f"{where}[{i}]") for i, (h, v) in enumerate(zip(items, value)))
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if option is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+            try:
+                return float(value)
+            except ValueError:
+                pass
+        if option in (int, bool, str) and type(value) is option:
+            return value
+    raise ConfigError(f"setting '{where}' is {value!r}: expected {_name(hint)}")
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint)).replace("typing.", "")
+
+
+def apply_assignments(config: Config, assignments: Sequence[str]) -> Config:
+    """Apply `training.face.iterations=2000`-style settings; values are read as YAML."""
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {assignment}: write it as section.name=value")
+        values: Any = yaml.safe_load(text)
+        for part in reversed(key.strip().split(".")):
+            values = {part: values}
+        config = from_dict(Config, values, config)
+    return config
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship."""
+    return sorted(p.name[:-5] for p in resources.files("instag.configs").iterdir() if p.name.endswith(".yaml"))
+
+
+def load_config(preset: str | Path, assignments: Sequence[str] = (), base: Config | None = None) -> Config:
+    """A preset by name, or a YAML file by path, then the assignments.
+
+    Raises:
+        ConfigError: where the preset, a key or a value does not exist.
+    """
+    text = str(preset)
+    if text.endswith((".yaml", ".yml")):
+        path = Path(text)
+        if not path.is_file():
+            raise ConfigError(f"configuration {path} does not exist: give a YAML file or one of {preset_names()}")
+        content = path.read_text(encoding="utf-8")
+    else:
+        if text not in preset_names():
+            raise ConfigError(f"no preset '{text}': choose one of {', '.join(preset_names())}, or give a YAML file")
+        content = resources.files("instag.configs").joinpath(f"{text}.yaml").read_text(encoding="utf-8")
+    try:
+        values = yaml.safe_load(content) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"configuration {preset} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"configuration {preset} must hold sections with settings, not a {type(values).__name__}")
+    return apply_assignments(from_dict(Config, values, base), assignments)
