@@ -18,7 +18,7 @@ GEOMETRY = 6  # leading columns of a record: u, v, conic a, b, c, opacity; the b
 FEATURES = 7  # features of every record: r, g, b, depth, normal x, y, z; the extra attributes follow
 DEPTH = GEOMETRY + 3  # column of the camera depth
 
-ALPHA_MAX = 0.99  # a single Gaussian never covers more than this; no gradient beyond it
+ALPHA_MAX = 0.99  # a single Gaussian never covers more than this; the gradient passes as if unclamped
 ALPHA_MIN = 1 / 255  # fainter contributions are skipped
 TRANSMITTANCE_MIN = 1e-4  # the Gaussian that would bring a pixel's transmittance below this is dropped and ends it
 

@@ -21,7 +21,8 @@ def blend_weights(
     u, v, a, b, c, opacity = (column[..., None, :] for column in records[..., :GEOMETRY].unbind(-1))
     dx, dy = u - x[..., None], v - y[..., None]
     power = -0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy
-    alpha = (opacity * torch.exp(power)).clamp_max(ALPHA_MAX)
+    raw = opacity * torch.exp(power)
+    alpha = raw + (raw.clamp_max(ALPHA_MAX) - raw).detach()  # the gradient passes as if unclamped, see README.md
     alpha = torch.where(reaches & (power <= 0) & (alpha >= ALPHA_MIN), alpha, 0.0)
     after = torch.cumprod(1 - alpha, -1)  # transmittance behind each Gaussian
     before = torch.cat([torch.ones_like(after[..., :1]), after[..., :-1]], -1)
