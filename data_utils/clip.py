@@ -1,0 +1,157 @@
+"""What the picture steps read: the frames, person masks, landmarks and head track of one clip, by frame number.
+
+Between the steps, data that the subject folder has no place for lies in `<folder>/work/` (`WorkFiles`); it may be
+deleted once a subject is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from instag.data.layout import SubjectFolder
+from instag.data_utils.pose import HeadTrack
+from instag.data_utils.video import FrameReader
+from instag.errors import DataError
+
+PNG_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+
+@dataclass(frozen=True)
+class WorkFiles:
+    """Intermediate files of a subject, below `<folder>/work/`."""
+
+    folder: SubjectFolder
+
+    @property
+    def root(self) -> Path:
+        """Where they lie."""
+        return self.folder.root / "work"
+
+    @property
+    def landmarks(self) -> Path:
+        """`landmarks` float32 [T, 478, 3] and `found` bool [T], .npz."""
+        return self.root / "landmarks.npz"
+
+    @property
+    def person(self) -> Path:
+        """Person probability of each frame, uint8 grey PNG members `<i>.png` of a zip, at the network's size."""
+        return self.root / "person.zip"
+
+    @property
+    def track(self) -> Path:
+        """`HeadTrack`, .npz."""
+        return self.root / "track.npz"
+
+    @property
+    def plate(self) -> Path:
+        """Background plate, RGBA PNG; alpha is 255 where the background was seen."""
+        return self.root / "plate.png"
+
+    @property
+    def parser(self) -> Path:
+        """The fitted parser of this clip, pickled by this program for its own worker processes."""
+        return self.root / "parser.pkl"
+
+
+class PersonMasks:
+    """Reader of `WorkFiles.person`."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size = path, size
+        self._zip = zipfile.ZipFile(path)
+
+    def __len__(self) -> int:
+        return len(self._zip.namelist())
+
+    def __call__(self, i: int) -> np.ndarray:
+        """Probability that a pixel shows the person, uint8 [size, size]."""
+        data = np.frombuffer(self._zip.read(f"{i}.png"), np.uint8)
+        mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        return cv2.resize(mask, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+
+
+def write_person_masks(path: Path, masks: Iterable[np.ndarray]) -> None:
+    """Store masks, uint8 [h, w], for `PersonMasks`; atomic."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for i, mask in enumerate(masks):
+            archive.writestr(f"{i}.png", cv2.imencode(".png", mask, PNG_FAST)[1].tobytes())
+    os.replace(partial, path)
+
+
+class ClipView:
+    """Random access to one clip; memory is bounded, whatever its length.
+
+    Attributes:
+        size: side of the square frames in pixels.
+        count: number of frames T.
+        landmarks: [T, 478, 3] float32 pixels of the frames (x right, y down, pixel centres at +0.5; z away).
+        track: pose of the head.
+    """
+
+    def __init__(self, frames: FrameReader, person: PersonMasks, landmarks: np.ndarray, track: HeadTrack) -> None:
+        self.size, self.count = frames.size, len(landmarks)
+        self.landmarks, self.track = landmarks, track
+        self._frames, self._person = frames, person
+
+    @classmethod
+    def open(cls, folder: SubjectFolder) -> ClipView:
+        """The clip of a subject folder after its steps `video`, `landmarks` and `pose`."""
+        work = WorkFiles(folder)
+        for path in (folder.frames, work.landmarks, work.person, work.track):
+            if not path.is_file():
+                raise DataError(f"{path}: missing; run the preprocessing again with --force")
+        frames = FrameReader(folder.frames)
+        return cls(
+            frames, PersonMasks(work.person, frames.size), load_landmarks(work.landmarks), load_track(work.track)
+        )
+
+    def frames(self, i: int) -> np.ndarray:
+        """Picture i, uint8 [H, W, 3] RGB; not to be written to."""
+        return self._frames(i)
+
+    def person(self, i: int) -> np.ndarray:
+        """Person probability of frame i from the segmentation network, uint8 [H, W]."""
+        return self._person(i)
+
+
+def load_landmarks(path: Path) -> np.ndarray:
+    """Landmarks [T, 478, 3] float32 of `WorkFiles.landmarks`."""
+    with np.load(path) as arrays:
+        return arrays["landmarks"]
+
+
+def save_track(path: Path, track: HeadTrack) -> None:
+    """Write `WorkFiles.track`; atomic."""
+    save_arrays(
+        path,
+        rotation=track.rotation,
+        translation_cm=track.translation_cm,
+        focal=np.float64(track.focal),
+        shape=track.shape,
+        rmse=np.float64(track.rmse),
+        cuts=np.array(track.cuts, np.int64),
+    )
+
+
+def load_track(path: Path) -> HeadTrack:
+    """Read `WorkFiles.track`."""
+    with np.load(path) as z:
+        cuts = tuple(int(i) for i in z["cuts"])
+        return HeadTrack(z["rotation"], z["translation_cm"], float(z["focal"]), z["shape"], float(z["rmse"]), cuts)
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """`np.savez`, atomic."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    os.replace(partial, path)

@@ -1,0 +1,163 @@
+"""Writing video files: H.264 with sound, atomically. Reading and cropping is `instag.data_utils.video`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+
+from instag.errors import DataError
+
+# H.264 matrix of the pictures we write, as ITU-T H.273 numbers them: SMPTE 170M (BT.601), the one that OpenCV assumes.
+BT601 = 6
+LIMITED_RANGE = 1
+AAC_FRAME = 1024  # samples
+AAC_BITS_PER_SECOND = 160_000
+# 30 % less time than `medium`, 0.7 dB below it (german20s, 512x512, 4:4:4, CRF 12: 2.1 MB for 10 s at 44.7 dB).
+X264_PRESET = "faster"
+
+
+class VideoWriter:
+    """H.264 file, written beside its final name and moved there when complete; nothing is left after an error.
+
+    with VideoWriter(path, 25, 512) as writer:
+        writer.write(frame)
+
+    Args:
+        path: the file to make; the ending chooses the container (`.mp4`).
+        fps: frames a second.
+        size: (width, height) in pixels, or one number for a square.
+        crf: x264 quality, 0 (lossless) .. 51.
+        pixel_format: `yuv444p` keeps colour at full resolution; `yuv420p` is what every player shows.
+        gop: a key frame at least every so many frames.
+        audio: (samples, rate): float [S] or [S, C] in [-1, 1]; written as AAC, cut or padded with silence to the
+            length of the pictures.
+        metadata: container tags (`title`, `comment`, ...).
+
+    Raises:
+        DataError: the file cannot be written, or a frame has another size than the first.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        fps: float,
+        size: int | tuple[int, int],
+        crf: float = 12,
+        pixel_format: str = "yuv444p",
+        gop: int = 25,
+        audio: tuple[np.ndarray, int] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.width, self.height = (size, size) if isinstance(size, int) else size
+        if pixel_format == "yuv420p" and (self.width % 2 or self.height % 2):
+            raise DataError(f"{path}: {self.width}x{self.height} is odd, which yuv420p cannot hold; use an even size")
+        self.fps = Fraction(fps).limit_denominator(1001)
+        self.frames = 0
+        self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{self.path.suffix}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(self._partial), "w", options={"movflags": "+faststart+use_metadata_tags"})
+        except (OSError, ValueError, av.error.FFmpegError) as error:
+            raise DataError(f"{path}: cannot be written ({error}); choose another place for it") from None
+        self._container.metadata.update(metadata or {})
+        self._video = self._open_video(crf, pixel_format, gop)
+        self._sound = None if audio is None else _Sound(self._container, *audio)
+
+    def _open_video(self, crf: float, pixel_format: str, gop: int) -> av.VideoStream:
+        stream = self._container.add_stream("libx264", rate=self.fps)
+        stream.width, stream.height, stream.pix_fmt = self.width, self.height, pixel_format
+        stream.options = {"crf": str(crf), "preset": X264_PRESET, "g": str(gop)}
+        stream.thread_type = "AUTO"
+        context = stream.codec_context
+        context.time_base = 1 / self.fps
+        context.colorspace, context.color_range = BT601, LIMITED_RANGE
+        return stream
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append one picture, uint8 [H, W, 3] RGB."""
+        if frame.shape != (self.height, self.width, 3) or frame.dtype != np.uint8:
+            expected = f"uint8 [{self.height}, {self.width}, 3]"
+            raise DataError(f"{self.path}: frame {self.frames} is {frame.dtype} {list(frame.shape)}, not {expected}")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture = picture.reformat(format=self._video.pix_fmt, dst_colorspace=BT601)
+        picture.colorspace, picture.color_range = BT601, LIMITED_RANGE
+        picture.pts, picture.time_base = self.frames, 1 / self.fps
+        self._mux(self._video.encode(picture))
+        self.frames += 1
+        if self._sound is not None:
+            self._mux(self._sound.encode_until(self.frames / self.fps))
+
+    def close(self) -> None:
+        """Finish the file and move it to its name."""
+        try:
+            self._mux(self._video.encode(None))
+            if self._sound is not None:
+                self._mux(self._sound.flush(self.frames / self.fps))
+            self._container.close()
+            os.replace(self._partial, self.path)
+        except (OSError, av.error.FFmpegError) as error:
+            self.discard()
+            raise DataError(f"{self.path}: cannot be written ({error}); is the disk full?") from None
+
+    def discard(self) -> None:
+        """Drop what was written."""
+        with contextlib.suppress(OSError, av.error.FFmpegError):  # what it holds is not wanted
+            self._container.close()
+        self._partial.unlink(missing_ok=True)
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        try:
+            for packet in packets:
+                self._container.mux(packet)
+        except (OSError, av.error.FFmpegError) as error:
+            raise DataError(f"{self.path}: cannot be written ({error}); is the disk full?") from None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+class _Sound:
+    """AAC stream fed in step with the pictures, so that players find both side by side in the file."""
+
+    def __init__(self, container: av.container.OutputContainer, samples: np.ndarray, rate: int) -> None:
+        samples = np.asarray(samples, np.float32)
+        self.samples = np.clip(samples.reshape(len(samples), -1).T, -1.0, 1.0)  # [C, S]
+        self.rate = int(rate)
+        self.layout = "mono" if len(self.samples) == 1 else "stereo"
+        self.stream = container.add_stream("aac", rate=self.rate, layout=self.layout)
+        self.stream.bit_rate = AAC_BITS_PER_SECOND
+        self.position = 0
+
+    def encode_until(self, seconds: Fraction, stop: int | None = None) -> list[av.Packet]:
+        """Packets of the whole AAC frames that lie before a time; the last one may be shorter when `stop` is given."""
+        packets: list[av.Packet] = []
+        end = int(seconds * self.rate) if stop is None else stop
+        while self.position + AAC_FRAME <= end or (stop is not None and self.position < stop):
+            count = min(AAC_FRAME, end - self.position)
+            block = self.samples[:, self.position : self.position + count]
+            block = np.pad(block, ((0, 0), (0, count - block.shape[1])))  # silence after the end of the sound
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=self.layout)
+            frame.rate, frame.pts, frame.time_base = self.rate, self.position, Fraction(1, self.rate)
+            packets += self.stream.encode(frame)
+            self.position += count
+        return packets
+
+    def flush(self, seconds: Fraction) -> list[av.Packet]:
+        """The rest up to a time, and what the encoder still holds."""
+        return self.encode_until(seconds, stop=round(seconds * self.rate)) + self.stream.encode(None)
