@@ -1,0 +1,45 @@
+"""Motion Aligner: where a new head's points are in the universal field, and how far they move (paper Eq. 8, 9)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from instag.fields.encoding import MLP, REFERENCE_FACE, GridRange, TriPlaneEncoding
+
+OFFSET_UNIT = 0.01  # head units per unit of the network's output
+SCALE_RANGE = 0.25  # tau_A lies in 1 +- 0.25
+SCALE_SOFTNESS = 5.0
+
+
+class Alignment(NamedTuple):
+    """offset [N, 3] head units, added to the point that the motion field is asked at; scale [N, 3] of its d_mean."""
+
+    offset: Tensor
+    scale: Tensor
+
+
+class MotionAligner(nn.Module):
+    """mu -> (d_mu_A, tau_A) (METHOD.md section 4). The mouth uses the offset alone: there the hook scales."""
+
+    def __init__(self, encoding: TriPlaneEncoding, hidden: int) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.decoder = MLP(encoding.features, hidden, 6, layers=2)
+
+    def forward(self, x: Tensor) -> Alignment:
+        """Alignment of points x [N, 3]; not detached, so the loss reaches the points through the offset."""
+        offset, scale = self.decoder(self.encoding(x)).split(3, -1)
+        return Alignment(OFFSET_UNIT * offset, 1 + SCALE_RANGE * torch.tanh(scale / SCALE_SOFTNESS))
+
+
+def build_face_aligner(grid: GridRange = REFERENCE_FACE) -> MotionAligner:
+    """Aligner of the face."""
+    return MotionAligner(TriPlaneEncoding(*grid), hidden=32)
+
+
+def build_mouth_aligner(grid: GridRange = REFERENCE_FACE) -> MotionAligner:
+    """Aligner of the mouth; its tri-plane has the face's range too (METHOD.md section 4)."""
+    return MotionAligner(TriPlaneEncoding(*grid), hidden=16)

@@ -1,0 +1,61 @@
+"""Personalised fields D_i, one per pre-training video: deformation = U + D_i (paper Eq. 5, METHOD.md section 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from instag.fields.audio import AUDIO_FEATURES, AudioEncoder
+from instag.fields.encoding import MLP, REFERENCE_FACE, GridRange, TriPlaneEncoding
+from instag.fields.motion import (
+    MEAN_UNIT,
+    MOUTH_OUTPUTS,
+    AudioWeights,
+    Deformation,
+    FaceMotionField,
+    attention_map,
+)
+
+
+class PersonalizedFaceField(FaceMotionField):
+    """D_i of the face: U's inputs, outputs and form with a narrower network."""
+
+
+class PersonalizedMouthField(nn.Module):
+    """D_i of the mouth: listens through audio weights like the face, knows neither the hook nor the expression."""
+
+    def __init__(self, encoding: TriPlaneEncoding, audio: AudioEncoder, hidden: int) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.audio = audio
+        self.audio_weights = AudioWeights(encoding.features)
+        self.decoder = MLP(encoding.features + AUDIO_FEATURES, hidden, sum(MOUTH_OUTPUTS), layers=3)
+
+    def forward(self, x: Tensor, audio_window: Tensor) -> Deformation:
+        """Deformation of points x [N, 3] by audio_window [B, 8, D, W], equally free in x, y and z."""
+        points = self.encoding(x)  # [N, 36]
+        w = self.audio_weights(points)  # [N, 32]
+        audio = self.audio(audio_window)  # [B, 32]
+        gain = torch.cat([points.new_ones(len(audio), points.shape[1]), audio], 1)
+        h = self.decoder.gated(torch.cat([points, w], 1), gain)  # [B, N, 7]
+        d_mean, d_rotation = h.split(MOUTH_OUTPUTS, -1)
+        return Deformation(
+            d_mean=MEAN_UNIT * d_mean,
+            d_rotation=d_rotation,
+            audio_attention=attention_map(w, len(audio)),
+            mean_only=True,
+        )
+
+
+def build_personalized_face(
+    width: int, steps: int, grid: GridRange = REFERENCE_FACE, audio: AudioEncoder | None = None
+) -> PersonalizedFaceField:
+    """D_i of the face for audio features of D = width, W = steps; `audio`: an encoder to share, else its own."""
+    return PersonalizedFaceField(TriPlaneEncoding(*grid), audio or AudioEncoder(width, steps), hidden=32)
+
+
+def build_personalized_mouth(
+    width: int, steps: int, grid: GridRange = REFERENCE_FACE, audio: AudioEncoder | None = None
+) -> PersonalizedMouthField:
+    """D_i of the mouth, as `build_personalized_face`; its tri-plane has the face's range too (METHOD.md section 4)."""
+    return PersonalizedMouthField(TriPlaneEncoding(*grid), audio or AudioEncoder(width, steps), hidden=16)
