@@ -1,0 +1,299 @@
+"""A subject, whichever form it has on disk -> `FrameBatch`; lazy, uint8, memory flat in the video's length."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instag.data.audio import DEFAULT_EXTRACTOR
+from instag.data.frame import Condition, FrameBatch, GeometryPrior
+from instag.data.frame_store import DEFAULT_CACHE_BYTES, FrameSource, FrameStore, Picture, SubjectTracks, resize_prior
+from instag.data.layout import (
+    BLINK_RANGE,
+    BLINK_UNIT,
+    EXPRESSION_UNITS,
+    FPS,
+    INNER_LIPS,
+    JAW_UNIT,
+    OUTER_LIPS,
+    Label,
+)
+from instag.data.pack import PackSource
+from instag.data.resident import ConditionTracks, Indices, ResidentFrames
+from instag.data.sampling import FrameStatistics
+from instag.data.split import ALL_VIEWS, Split, split_frames
+from instag.data.subject_folder import FolderSource
+from instag.errors import DataError
+
+MAX_FEATURE_GAP = FPS  # frames that the features may be shorter than the clip; what is missing counts as silence
+MIN_SIZE = 16  # px
+UPLOAD_FRAMES = 64  # pictures a chunk on their way to a device
+
+
+class SubjectDataset:
+    """Frames and conditions of one subject. Open with `SubjectDataset.open`; usable in a `with` block.
+
+    Attributes:
+        source: the folder or pack it reads from.
+        size: working size H = W, px.
+        extractor: name of the audio features, or None.
+        features: float32 [T', W, D] (T' may differ from T by less than a second), or None.
+        norm: normalisation of the features as stored beside them, or None.
+        notes: what was missing or odd, one sentence each, for the user.
+    """
+
+    def __init__(self, source: FrameSource, size: int | None, extractor: str | None, cache_bytes: int):
+        if size is not None and not MIN_SIZE <= size <= source.size:
+            raise DataError(f"{source.path}: size {size} is outside {MIN_SIZE}..{source.size}, the size of its frames")
+        self.source, self.extractor = source, extractor
+        self.size = size or source.size
+        self.notes = list(source.notes)
+        self.features: np.ndarray | None = None
+        self.norm: dict | None = None
+        if extractor is not None:
+            self.features, self.norm = source.features(extractor)
+            self._check_length(len(self.features))
+        self.store = FrameStore(source, self.size, cache_bytes)
+        self._tracks: dict[torch.device, ConditionTracks] = {}
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        size: int | None = None,
+        extractor: str | None = DEFAULT_EXTRACTOR,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> SubjectDataset:
+        """Open a subject folder (ours or another program's of the field) or a `.instag` file.
+
+        Args:
+            path: the folder or file.
+            size: working size in px, at most the stored one (None): pictures are area-averaged, labels nearest.
+            extractor: audio features to use (`instag.data.audio.EXTRACTORS`); None: none, `audio` is then empty.
+            cache_bytes: bound of the uint8 picture cache.
+
+        Raises:
+            DataError: naming the part that is missing or damaged.
+        """
+        path = Path(path)
+        source: FrameSource = FolderSource(path) if path.is_dir() else PackSource(path)
+        try:
+            return cls(source, size, extractor, cache_bytes)
+        except BaseException:
+            source.close()
+            raise
+
+    def __len__(self) -> int:
+        return self.source.frames
+
+    def __enter__(self) -> SubjectDataset:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release files, decoders and temporary copies."""
+        self.source.close()
+
+    # --- whole tracks -------------------------------------------------------------------------------------------
+    @property
+    def id(self) -> str:
+        """Name of the subject."""
+        return self.source.id
+
+    @property
+    def tracks(self) -> SubjectTracks:
+        """Per-frame arrays at the stored size."""
+        return self.source.tracks
+
+    @property
+    def scale(self) -> float:
+        """Working size over stored size."""
+        return self.size / self.source.size
+
+    @property
+    def focal(self) -> float:
+        """Focal length, px at the working size."""
+        return self.tracks.focal * self.scale
+
+    @property
+    def world_to_camera(self) -> np.ndarray:
+        """float32 [T, 4, 4], OpenCV axes, head units."""
+        return self.tracks.world_to_camera
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """float32 [T, 68, 2], x y in px at the working size."""
+        return self.tracks.landmarks * np.float32(self.scale)
+
+    @property
+    def action_units(self) -> np.ndarray:
+        """float32 [T, A], intensities 0..5; names in `action_unit_names`."""
+        return self.tracks.action_units
+
+    @property
+    def action_unit_names(self) -> tuple[str, ...]:
+        """Names of the columns of `action_units`."""
+        return self.tracks.action_unit_names
+
+    @cached_property
+    def expression(self) -> np.ndarray:
+        """float32 [T, 6]: layout.EXPRESSION_UNITS, the blink clipped to 0..2 (METHOD.md section 2)."""
+        columns = [self.tracks.unit(name) for name in EXPRESSION_UNITS]
+        columns[EXPRESSION_UNITS.index(BLINK_UNIT)] = self.blink
+        return np.stack(columns, axis=1)
+
+    @property
+    def blink(self) -> np.ndarray:
+        """AU45 clipped to 0..2, [T]."""
+        return np.clip(self.tracks.unit(BLINK_UNIT), *BLINK_RANGE)
+
+    @property
+    def lip_rectangle(self) -> np.ndarray:
+        """int64 [T, 4] top, bottom, left, right at the working size (METHOD.md section 7)."""
+        return lip_rectangles(self.landmarks, self.size)
+
+    @cached_property
+    def statistics(self) -> FrameStatistics:
+        """Statistics of all frames, px counted at the stored size. Decodes every label map once, on first use."""
+        return self.statistics_of(np.arange(len(self)))
+
+    def statistics_of(self, indices: Indices) -> FrameStatistics:
+        """Statistics of some frames, px counted at the stored size; decodes the label maps of these frames alone."""
+        index = self._numbers(indices)
+        mouth = [np.count_nonzero(self.source.labels(int(i)) == Label.MOUTH) for i in index]
+        return FrameStatistics(
+            inner_lip_height=inner_lip_heights(self.tracks.landmarks)[index],
+            blink=self.blink[index],
+            jaw=self.tracks.unit(JAW_UNIT)[index],
+            mouth_pixels=np.array(mouth, np.int64),
+            size=self.source.size,
+        )
+
+    def split(self, n_views: int = ALL_VIEWS, all_for_train: bool = False) -> Split:
+        """Training and test frames (`instag.data.split.split_frames`)."""
+        return split_frames(len(self), n_views, all_for_train)
+
+    def sound(self) -> tuple[np.ndarray, int]:
+        """The clip's sound, float32 [n] in [-1, 1], and its rate in Hz."""
+        return self.source.sound()
+
+    # --- frames -------------------------------------------------------------------------------------------------
+    def picture(self, i: int) -> Picture:
+        """uint8 image, plate [H, W, 3] and labels [H, W] of frame i at the working size."""
+        return self.store.picture(int(self._numbers([i])[0]))
+
+    def condition(self, indices: Indices, device: torch.device | str = "cpu") -> Condition:
+        """Conditions of frames `indices` (B of them); no picture is touched."""
+        tracks = self._condition_tracks(device)
+        return tracks.condition(torch.from_numpy(self._numbers(indices)).to(device))
+
+    def batch(self, indices: Indices, device: torch.device | str = "cpu", prior: bool = False) -> FrameBatch:
+        """Frames `indices` (B of them, any order, repeats allowed); with the geometry prior where asked for."""
+        index = self._numbers(indices)
+        pictures = [self.store.picture(int(i)) for i in index]
+        stacked = tuple(torch.from_numpy(np.stack(arrays)).to(device) for arrays in zip(*pictures, strict=True))
+        geometry = self.prior(index, device) if prior else None
+        tracks = self._condition_tracks(device)
+        return tracks.batch(torch.from_numpy(index).to(device), stacked, geometry)
+
+    def prior(self, indices: Indices, device: torch.device | str = "cpu") -> GeometryPrior:
+        """Depth and normals: of sapiens/ where the folder has it, else of the face mesh; DataError where neither is."""
+        frames = [self._prior(int(i)) for i in self._numbers(indices)]
+        depth, normal, valid = (np.stack(arrays) for arrays in zip(*frames, strict=True))
+        return GeometryPrior(
+            torch.from_numpy(depth[:, None]).to(device),
+            torch.from_numpy(np.ascontiguousarray(normal.transpose(0, 3, 1, 2))).to(device),
+            torch.from_numpy(valid[:, None]).to(device),
+        )
+
+    def to_device(self, device: torch.device | str, indices: Indices) -> ResidentFrames:
+        """Upload frames `indices` as uint8, in chunks; their batches then need no host copy."""
+        index = self._numbers(indices)
+        shape = (len(index), self.size, self.size)
+        image = torch.empty((*shape, 3), dtype=torch.uint8, device=device)
+        plate = torch.empty_like(image)
+        labels = torch.empty(shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(index), UPLOAD_FRAMES):
+            chunk = [self.store.picture(int(i)) for i in index[start : start + UPLOAD_FRAMES]]
+            rows = slice(start, start + len(chunk))
+            for target, arrays in zip((image, plate, labels), zip(*chunk, strict=True), strict=True):
+                target[rows] = torch.from_numpy(np.stack(arrays)).to(device)
+        rows = torch.from_numpy(index).to(device)
+        return ResidentFrames(self._condition_tracks(device), rows, image, plate, labels, self.prior)
+
+    # --- parts --------------------------------------------------------------------------------------------------
+    def _numbers(self, indices: Indices) -> np.ndarray:
+        """Frame numbers as int64 [B], all inside the clip."""
+        index = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices, np.int64).reshape(-1)
+        if index.size and not (index.min() >= 0 and index.max() < len(self)):
+            raise IndexError(f"frames {index.min()}..{index.max()} of a clip of {len(self)}")
+        return index
+
+    def _condition_tracks(self, device: torch.device | str) -> ConditionTracks:
+        device = torch.device(device)
+        if device not in self._tracks:
+            features = self.features if self.features is not None else np.zeros((0, 0, 0), np.float32)
+            tracks = ConditionTracks(
+                torch.from_numpy(self.world_to_camera),
+                torch.full((len(self),), self.focal, dtype=torch.float32),
+                torch.from_numpy(self.expression),
+                torch.from_numpy(features),
+                torch.from_numpy(self.lip_rectangle),
+                self.size,
+            )
+            self._tracks[device] = tracks.to(device)
+        return self._tracks[device]
+
+    def _check_length(self, rows: int) -> None:
+        frames = len(self)
+        if rows < frames - MAX_FEATURE_GAP:
+            raise DataError(
+                f"{self.source.path}: {self.extractor} features cover {rows} of {frames} frames; "
+                "make them anew with `instag features`"
+            )
+        if rows < frames:
+            self.notes.append(f"{self.extractor} features end {frames - rows} frames early; the rest counts as silence")
+
+    def _prior(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Depth [H, W], normal [H, W, 3] and validity [H, W] of frame i at the working size."""
+        network = self.source.network_prior(i)
+        if network is not None:
+            return resize_prior(*network, self.size)
+        if self.tracks.mesh is None:
+            raise DataError(
+                f"{self.source.path}: no face mesh and no sapiens/ to take depth and normals from; "
+                "process the clip anew, or switch the geometry prior off"
+            )
+        from instag.data_utils.priors import FACE_TRIANGLES, rasterize_mesh
+
+        return rasterize_mesh(self.tracks.mesh[i], FACE_TRIANGLES, self.focal, self.size)
+
+
+def lip_rectangles(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """Squares round the outer lips (METHOD.md section 7).
+
+    landmarks: [T, 68, 2] px, truncated to whole numbers here. Returns int64 [T, 4] top, bottom, left, right, half-open,
+    clipped to the image of `size` px: centre = floor of the mid-point, half side = floor(longer side / 2).
+    """
+    lips = landmarks[:, OUTER_LIPS].astype(np.int64)  # [T, 12, 2]
+    low, high = lips.min(1), lips.max(1)  # [T, 2] x y
+    centre = (low + high) // 2
+    half = ((high - low).max(1) // 2)[:, None]  # [T, 1]
+    start, stop = (centre - half).clip(0, size), (centre + half).clip(0, size)
+    return np.stack([start[:, 1], stop[:, 1], start[:, 0], stop[:, 0]], axis=1)
+
+
+def inner_lip_heights(landmarks: np.ndarray) -> np.ndarray:
+    """Max - min of the truncated y of landmarks 60..67, int64 [T] (METHOD.md section 7)."""
+    rows = landmarks[:, INNER_LIPS, 1].astype(np.int64)
+    return rows.max(1) - rows.min(1)

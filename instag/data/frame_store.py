@@ -1,0 +1,313 @@
+"""Pictures of a subject: the protocol that both forms on disk speak, video decoding, and the bounded uint8 cache.
+
+`SubjectFolder` and `.instag` readers (`FolderSource`, `PackSource`) only fetch; everything that could make them drift
+apart (compositing over the plate, resizing, caching) happens once, here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from instag.data.layout import EXPRESSION_UNITS, FPS, JAW_UNIT, LANDMARKS, TRACKS, Label
+from instag.errors import DataError
+
+KEY_INTERVAL = FPS  # frames between key frames of our own videos (layout.SubjectFolder.frames)
+DEFAULT_CACHE_BYTES = 1 << 30
+
+
+def opencv() -> ModuleType:
+    """The `cv2` module, with OpenCV's log kept off the terminal; DataError with the remedy where it is missing."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        import cv2
+    except ImportError as error:
+        raise DataError(
+            f"reading frames needs OpenCV ({error}): pip install opencv-python-headless (a bare container may also "
+            "lack the system libraries libgl1 and libglib2.0-0)"
+        ) from None
+    return cv2
+
+
+@dataclass(frozen=True)
+class SubjectTracks:
+    """Per-frame arrays of a clip at its stored size (layout.TRACKS).
+
+    Attributes:
+        world_to_camera: float32 [T, 4, 4], OpenCV axes, head units.
+        focal: pixels of the stored size; principal point at the image centre.
+        landmarks: float32 [T, 68, 2], x y in pixels of the stored size.
+        action_units: float32 [T, A], OpenFace intensities 0..5.
+        action_unit_names: A names, "AU01" ...
+        mesh: float32 [T, 468, 3] camera space (OpenCV axes, head units), or None.
+    """
+
+    world_to_camera: np.ndarray
+    focal: float
+    landmarks: np.ndarray
+    action_units: np.ndarray
+    action_unit_names: tuple[str, ...]
+    mesh: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.world_to_camera)
+
+    def unit(self, name: str) -> np.ndarray:
+        """Intensity of one action unit, [T]."""
+        return self.action_units[:, self.action_unit_names.index(name)]
+
+
+class FrameSource(Protocol):
+    """What a subject is read through, whichever form it has on disk. Pictures are uint8 RGB at the stored size.
+
+    Attributes:
+        id: name of the subject.
+        path: the folder or file, for messages.
+        frames: T.
+        size: H = W of the stored pictures.
+        tracks: per-frame arrays.
+        over_plate: whether `image` already stands over the clean plate; if not, the plate replaces the background.
+        run: frames that are decoded together (a group of pictures), 1 where each stands alone.
+        notes: what was missing or odd, one sentence each, for the user.
+    """
+
+    id: str
+    path: Path
+    frames: int
+    size: int
+    tracks: SubjectTracks
+    over_plate: bool
+    run: int
+    notes: list[str]
+
+    def image(self, i: int) -> np.ndarray:
+        """Frame i, [H, W, 3]."""
+
+    def labels(self, i: int) -> np.ndarray:
+        """Label map of frame i, [H, W], values of layout.Label."""
+
+    def plate(self, i: int) -> np.ndarray:
+        """Torso over the background plate, [H, W, 3]."""
+
+    def features(self, extractor: str) -> tuple[np.ndarray, dict | None]:
+        """Audio features [T, W, D] float32 and the content of their norm file, if there is one."""
+
+    def sound(self) -> tuple[np.ndarray, int]:
+        """The clip's sound: float32 [n] in [-1, 1] and its rate in Hz."""
+
+    def network_prior(self, i: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Depth [H, W] and normals [H, W, 3] (OpenGL camera axes) that a network wrote, or None."""
+
+    def close(self) -> None:
+        """Release files and decoders."""
+
+
+class Picture(NamedTuple):
+    """One frame at working size, uint8: image and plate [H, W, 3], labels [H, W]."""
+
+    image: np.ndarray
+    plate: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the three arrays."""
+        return sum(array.nbytes for array in self)
+
+
+class VideoFrames:
+    """Random access to the frames of a video through OpenCV; sequential reads do not seek."""
+
+    def __init__(self, path: Path, frames: int, label: str | None = None):
+        """path: the file; frames: how many it must hold; label: what errors call it (a member of a pack)."""
+        self.path, self.frames, self.label = path, frames, label or str(path)
+        self._capture = None
+        self._next = 0
+
+    def read(self, i: int) -> np.ndarray:
+        """Frame i as uint8 RGB [H, W, 3]; DataError where the video ends early or is damaged."""
+        if not 0 <= i < self.frames:
+            raise IndexError(f"frame {i} of {self.frames}")
+        cv2 = opencv()
+        if self._capture is None:
+            self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+            self._next = 0
+        if not self._capture.isOpened():
+            raise DataError(f"{self.label}: not a video that OpenCV can read; make it anew with `instag process`")
+        if not self._next <= i < self._next + KEY_INTERVAL:
+            self._capture.set(cv2.CAP_PROP_POS_FRAMES, i)
+            self._next = i
+        while self._next < i and self._capture.grab():
+            self._next += 1
+        found, frame = self._capture.read()
+        if not found or self._next != i:
+            self.close()
+            raise DataError(
+                f"{self.label}: frame {i} of {self.frames} cannot be read (cut short or damaged); "
+                "make it anew with `instag process`"
+            )
+        self._next = i + 1
+        return np.ascontiguousarray(frame[..., ::-1])  # BGR -> RGB
+
+    def close(self) -> None:
+        """Release the decoder; the next read opens it again."""
+        if self._capture is not None:
+            self._capture.release()
+        self._capture = None
+
+
+class FrameStore:
+    """Pictures of a source at working size, kept in a cache of bounded bytes: memory stays flat in the clip's length.
+
+    What is decoded together (a group of pictures) enters the cache together. Safe to call from several threads.
+    """
+
+    def __init__(self, source: FrameSource, size: int, cache_bytes: int = DEFAULT_CACHE_BYTES):
+        self.source, self.size, self.cache_bytes = source, size, cache_bytes
+        self._cache: OrderedDict[int, Picture] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.RLock()
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory of the cached pictures, never above `cache_bytes` (one run of frames excepted)."""
+        return self._bytes
+
+    def picture(self, i: int) -> Picture:
+        """Frame i: image over the plate, plate and labels at the working size."""
+        with self._lock:
+            if i in self._cache:
+                self._cache.move_to_end(i)
+                return self._cache[i]
+            first = i - i % self.source.run
+            wanted = None
+            for j in range(first, min(first + self.source.run, self.source.frames)):
+                picture = self._cache.get(j) or self._load(j)
+                self._keep(j, picture)
+                if j == i:
+                    wanted = picture
+                elif self._bytes > self.cache_bytes and j > i:
+                    break
+            self._trim(i)
+            assert wanted is not None
+            return wanted
+
+    def labels(self, i: int) -> np.ndarray:
+        """Label map of frame i at the working size, without decoding the picture where it is not cached."""
+        with self._lock:
+            if i in self._cache:
+                return self._cache[i].labels
+            return resize_labels(self.source.labels(i), self.size)
+
+    def _load(self, i: int) -> Picture:
+        source = self.source
+        image, plate, labels = source.image(i), source.plate(i), source.labels(i)
+        expected = (source.size, source.size)
+        for name, array in (("frame", image), ("plate", plate), ("label map", labels)):
+            if array.shape[:2] != expected:
+                found = f"{array.shape[1]}x{array.shape[0]}"
+                raise DataError(
+                    f"{source.path}: {name} {i} is {found} px, the clip {expected[0]}x{expected[1]}; "
+                    "make it anew with `instag process`"
+                )
+        if not source.over_plate:
+            image = np.where((labels == Label.BACKGROUND)[..., None], plate, image)
+        return Picture(resize_image(image, self.size), resize_image(plate, self.size), resize_labels(labels, self.size))
+
+    def _keep(self, i: int, picture: Picture) -> None:
+        if i not in self._cache:
+            self._bytes += picture.nbytes
+        self._cache[i] = picture
+        self._cache.move_to_end(i)
+
+    def _trim(self, keep: int) -> None:
+        self._cache.move_to_end(keep)
+        while self._bytes > self.cache_bytes and len(self._cache) > 1:
+            self._bytes -= self._cache.popitem(last=False)[1].nbytes
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """Area-averaged copy of an uint8 picture at size x size."""
+    if image.shape[0] == size:
+        return np.ascontiguousarray(image)
+    cv2 = opencv()
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def resize_labels(labels: np.ndarray, size: int) -> np.ndarray:
+    """Label map at size x size, the nearest pixel centre's label."""
+    if labels.shape[0] == size:
+        return np.ascontiguousarray(labels)
+    cv2 = opencv()
+    return cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def resize_prior(depth: np.ndarray, normal: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A network's depth [h, w] and normals [h, w, 3] at the working size, and where both are usable."""
+    good = np.isfinite(depth) & np.isfinite(normal).all(2) & (np.abs(normal).sum(2) > 0)  # [h, w]
+    weight = resize_image(good.astype(np.float32), size)
+    share = np.maximum(weight, 1e-6)
+    depth = resize_image(np.where(good, depth, 0).astype(np.float32), size) / share
+    normal = resize_image(np.where(good[..., None], normal, 0).astype(np.float32), size)
+    length = np.linalg.norm(normal, axis=2, keepdims=True)
+    valid = (weight > 0.5) & (length[..., 0] > 0)
+    return depth * valid, normal / np.maximum(length, 1e-6) * valid[..., None], valid
+
+
+def decode_picture(data: bytes | np.ndarray, source: str, grey: bool = False, alpha: bool = False) -> np.ndarray:
+    """Decode PNG or JPEG bytes to uint8: RGB [H, W, 3], RGBA with `alpha`, [H, W] with `grey`; DataError if damaged."""
+    cv2 = opencv()
+    flag = cv2.IMREAD_UNCHANGED if grey or alpha else cv2.IMREAD_COLOR
+    raw = np.frombuffer(data, np.uint8)
+    picture = cv2.imdecode(raw, flag) if raw.size else None
+    channels = {True: 2, False: 3}[grey]
+    bad = picture is None or picture.dtype != np.uint8 or picture.ndim != channels
+    if bad or (alpha and picture.shape[2] != 4):
+        wanted = "an 8-bit grey" if grey else "an 8-bit RGBA" if alpha else "an 8-bit RGB"
+        raise DataError(f"{source}: not {wanted} picture (damaged?); make it anew with `instag process`")
+    if grey:
+        return picture
+    order = [2, 1, 0, 3] if alpha else [2, 1, 0]
+    return np.ascontiguousarray(picture[..., order])
+
+
+def check_tracks(tracks: SubjectTracks, source: str) -> SubjectTracks:
+    """The tracks after a check of shapes, finite values and the action units that the method needs; else DataError."""
+    length = len(tracks)
+    shapes: dict[str, tuple[np.ndarray | None, Sequence[int]]] = {
+        "world_to_camera": (tracks.world_to_camera, (4, 4)),
+        "landmarks": (tracks.landmarks, (LANDMARKS, 2)),
+        "action_units": (tracks.action_units, (len(tracks.action_unit_names),)),
+        "mesh": (tracks.mesh, TRACKS["mesh"][1]),
+    }
+    remedy = "make it anew with `instag process`"
+    if not length:
+        raise DataError(f"{source}: no frames; {remedy}")
+    for name, (array, rest) in shapes.items():
+        if array is None:
+            continue
+        if array.shape != (length, *rest):
+            raise DataError(f"{source}: {name} has shape {list(array.shape)}, expected {[length, *rest]}; {remedy}")
+        if not np.isfinite(array).all():
+            frame = int(np.flatnonzero(~np.isfinite(array).reshape(length, -1).all(1))[0])
+            raise DataError(f"{source}: {name} of frame {frame} is not finite; {remedy}")
+    if not (np.isfinite(tracks.focal) and tracks.focal > 0):
+        raise DataError(f"{source}: focal length {tracks.focal} is not positive; {remedy}")
+    missing = [name for name in (*EXPRESSION_UNITS, JAW_UNIT) if name not in tracks.action_unit_names]
+    if missing:
+        raise DataError(f"{source}: action units {', '.join(missing)} are missing; {remedy}, or use OpenFace's au.csv")
+    return tracks
+
+
+def action_unit_name(column: str) -> str:
+    """Name of an OpenFace intensity column: ' AU01_r' -> 'AU01'."""
+    return column.strip().removesuffix("_r")
