@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from gaussian_rasterization.projection import sh_basis
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
@@ -139,6 +140,12 @@ class GaussianField(nn.Module):
     def sh(self) -> Tensor:
         """[N, K, 3], all degrees; the rasterizer reads those up to `active_sh_degree`."""
         return torch.cat([self.sh_dc, self.sh_rest], 1)
+
+    def colors(self, center: Tensor) -> Tensor:
+        """Colours [N, 3], at least 0, of the undeformed Gaussians as seen from a camera centre [3]."""
+        directions = F.normalize(self.means - center, dim=-1)
+        basis = sh_basis(directions, self.active_sh_degree)  # [N, k]
+        return ((basis[..., None] * self.sh[:, : basis.shape[1]]).sum(1) + 0.5).clamp_min(0)
 
     def deformed(self, deformation: Deformation | None = None) -> DeformedGaussians:
         """The Gaussians of B frames, ready to draw; without a deformation B = 1.
