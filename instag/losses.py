@@ -18,6 +18,7 @@ SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # px
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for images in [0, 1]
 DSSIM_WEIGHT = 0.2  # of the photometric loss L1 + 0.2 (1 - SSIM), paper Sec. 3.4
 MAP_DEVIATION_WEIGHT = 1e-2  # of the whole map's deviation in the row-wise depth normalisation
+SMALLEST_DEVIATION = 1e-8  # head units; only a map that is constant has less
 
 HAS_NUMBA = find_spec("numba") is not None
 
@@ -98,11 +99,13 @@ def negative_contrast(d_mean: Tensor, others: Iterable[Tensor]) -> Tensor:
 def normalize_rows(depth: Tensor) -> Tensor:
     """Depth [..., H, W], each row at zero mean and over its deviation plus 1e-2 of the whole map's: same shape.
 
-    METHOD.md section 6. Deviations are unbiased; the row's is over the whole row, background included.
+    METHOD.md section 6. Deviations are unbiased; the row's is over the whole row, background included. A map without
+    any depth becomes zeros.
     """
     row_deviation = depth.std(-1, keepdim=True)
     map_deviation = depth.flatten(-2).std(-1)[..., None, None]
-    return (depth - depth.mean(-1, keepdim=True)) / (row_deviation + MAP_DEVIATION_WEIGHT * map_deviation)
+    deviation = (row_deviation + MAP_DEVIATION_WEIGHT * map_deviation).clamp_min(SMALLEST_DEVIATION)
+    return (depth - depth.mean(-1, keepdim=True)) / deviation
 
 
 def depth_prior(depth: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
@@ -126,7 +129,8 @@ def to_camera_normals(normal: Tensor, world_to_camera: Tensor) -> Tensor:
 def normal_prior(normal: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
     """Mean over the mask of sum_c (1 - n_c nprior_c) (paper Eq. 12, METHOD.md section 6).
 
-    2 where both agree, 4 where they are opposite, 3 where nothing was hit. Both [B, 3, H, W], unit, in OpenGL camera axes (`to_camera_normals`).
+    2 where both agree, 4 where they are opposite, 3 where nothing was hit.
+    Both [B, 3, H, W], unit, in OpenGL camera axes (`to_camera_normals`).
     """
     return masked_mean((1 - normal * prior).sum(1, keepdim=True), mask)
 

@@ -35,12 +35,6 @@ CONVOLUTIONS = (
     (8, 384, 256, 3, 1, 1),
     (10, 256, 256, 3, 1, 1),
 )
-    (0, 3, 64, 11, 4, 2),
-    (3, 64, 192, 5, 1, 2),
-    (6, 192, 384, 3, 1, 1),
-    (8, 384, 256, 3, 1, 1),
-    (10, 256, 256, 3, 1, 1),
-)
 POOLED_BEFORE = (3, 6)  # convolutions that follow a 3x3 max pooling of stride 2
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS's normalisation of images in [-1, 1]
 EPSILON = 1e-10
@@ -144,6 +138,6 @@ def load_lpips(device: torch.device | str = "cpu", files: WeightFiles | None = N
     try:
         return LPIPS(trunk, heads).to(device)
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        both = f"{files.trunk} and {files.heads}"
         reason = str(error).splitlines()[0]
-        raise DataError(f"{both}: not AlexNet and its LPIPS heads ({reason}); fetch them again or remove them") from None
+        both = f"{files.trunk} and {files.heads}"
+        raise DataError(f"{both}: not AlexNet and LPIPS heads ({reason}); fetch them again or remove them") from None
