@@ -1,0 +1,115 @@
+"""Small image operations shared by segmentation, plate and torso. Arrays in, arrays out; OpenCV and numpy only.
+
+Points are in pixels with pixel centres at +0.5 (x right, y down).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+REFERENCE_SIZE = 512  # px; the side at which the pixel numbers of the preprocessing notes were tuned
+_POLYGON_SHIFT = 4  # fractional bits of polygon corners handed to OpenCV
+
+
+def scaled_px(pixels: float, size: int, least: int = 1) -> int:
+    """A length tuned at 512 px, for an image of side `size`; at least `least` px."""
+    return max(least, round(pixels * size / REFERENCE_SIZE))
+
+
+def box(radius: int) -> np.ndarray:
+    """Square structuring element of side 2 * radius + 1."""
+    return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+
+
+def luminance(image: np.ndarray) -> np.ndarray:
+    """uint8 RGB [H, W, 3] -> float32 [H, W] in [0, 1]."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+
+
+def guided_filter(source: np.ndarray, guide: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
+    """Edge-preserving smoothing of `source` [H, W] or [H, W, C] along a grey `guide` [H, W] in [0, 1], float32.
+
+    He et al., "Guided Image Filtering" (ECCV 2010), with box windows of side 2 * radius + 1.
+    """
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return cv2.blur(x, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
+
+    source = source.astype(np.float32, copy=False)
+    guide_mean = mean(guide)
+    guide_variance = mean(guide * guide) - guide_mean * guide_mean
+    if source.ndim == 3:
+        guide, guide_mean, guide_variance = (x[..., None] for x in (guide, guide_mean, guide_variance))
+    source_mean = mean(source)
+    slope = (mean(guide * source) - guide_mean * source_mean) / (guide_variance + epsilon)
+    offset = source_mean - slope * guide_mean
+    return mean(slope) * guide + mean(offset)
+
+
+def polygon_mask(points: np.ndarray, size: int) -> np.ndarray:
+    """Filled polygon, bool [size, size], of corners [K, 2] px (centres at +0.5)."""
+    mask = np.zeros((size, size), np.uint8)
+    corners = np.round((points - 0.5) * (1 << _POLYGON_SHIFT)).astype(np.int32)
+    cv2.fillPoly(mask, [corners], 1, shift=_POLYGON_SHIFT)
+    return mask.astype(bool)
+
+
+def component_filter(mask: np.ndarray, keep: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Pixels of `mask` that lie in 8-connected components to be dropped, bool [H, W].
+
+    `keep(components int32 [H, W], areas [K])` returns bool [K]; entry 0 is the outside and is ignored.
+    """
+    count, components, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if count < 2:
+        return np.zeros(mask.shape, bool)
+    dropped = ~keep(components, stats[:, cv2.CC_STAT_AREA])
+    dropped[0] = False
+    return dropped[components]
+
+
+def touched(components: np.ndarray, where: np.ndarray, count: int) -> np.ndarray:
+    """Which components have a pixel in `where` (bool [H, W]), bool [count]."""
+    hit = np.zeros(count, bool)
+    hit[np.unique(components[where])] = True
+    return hit
+
+
+def fill_from_nearest(values: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """`values` [H, W] or [H, W, C] with every hole replaced by the nearest pixel that is none. All holes: unchanged."""
+    if not holes.any() or holes.all():
+        return values.copy()
+    _, nearest = cv2.distanceTransformWithLabels(holes.astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    source = np.zeros((int(nearest.max()) + 1, *values.shape[2:]), values.dtype)
+    source[nearest[~holes]] = values[~holes]
+    filled = values.copy()
+    filled[holes] = source[nearest[holes]]
+    return filled
+
+
+def push_pull_fill(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Smooth continuation of the known pixels into the unknown ones, float32 like `image` [H, W, C].
+
+    Averages known pixels up a pyramid (push) and fills unknown ones from the coarser level (pull): Gortler et al.,
+    "The Lumigraph" (1996). Unlike nearest-pixel filling it leaves no streaks. Nothing known: zeros.
+    """
+    weight = known.astype(np.float32)
+    return _push_pull(image.astype(np.float32) * weight[..., None], weight)
+
+
+def _push_pull(weighted: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """`weighted` [H, W, C] = colour * weight, weight [H, W] in [0, 1] -> colour everywhere."""
+    height, width = weight.shape
+    own = weighted / np.maximum(weight, 1e-6)[..., None]
+    if min(height, width) <= 1 or weight.min() >= 1:
+        return own
+    half = ((width + 1) // 2, (height + 1) // 2)
+    coarse_weight = cv2.resize(weight, half, interpolation=cv2.INTER_AREA)
+    coarse_colour = cv2.resize(weighted, half, interpolation=cv2.INTER_AREA).reshape(*coarse_weight.shape, -1)
+    # A cell that knows a quarter of its pixels is as good as one that knows all: saturate, so that far fills are soft.
+    gain = np.minimum(4.0, 1 / np.maximum(coarse_weight, 1e-6))
+    coarse = _push_pull(coarse_colour * gain[..., None], coarse_weight * gain)
+    behind = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).reshape(own.shape)
+    return own * weight[..., None] + behind * (1 - weight[..., None])

@@ -1,0 +1,393 @@
+"""Label maps without a trained parser: per-clip colour models and a map of what lies where on the head.
+
+The person comes from MediaPipe's selfie probability, sharpened against the clean plate. Inside it, four classes (skin
+of the head, hair, neck, torso) are told apart by expectation maximisation over the clip itself: 3D colour histograms,
+seeded from the face mesh, times a spatial prior on the head's map (`head_plane`), which follows the jaw. The inner
+mouth is the polygon of the inner lips.
+
+Made for short and medium hair and a single speaker; long hair below the jaw tends to become torso.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from instag.data.layout import Label
+from instag.data_utils.background import Plate, main_person
+from instag.data_utils.head_plane import HeadPlane, JawLine, JawShift, cell_coordinates
+from instag.data_utils.image_ops import (
+    box,
+    component_filter,
+    fill_from_nearest,
+    guided_filter,
+    luminance,
+    polygon_mask,
+    scaled_px,
+    touched,
+)
+from instag.errors import DataError
+
+CLASSES = (Label.HEAD, Label.HAIR, Label.NECK, Label.TORSO)
+HEAD, HAIR, NECK, TORSO = range(len(CLASSES))  # their place in the posterior's last axis
+WORKING_SIZE = 256  # px; posteriors are computed at most at this side
+
+# MediaPipe FaceMesh loops and points.
+FACE_OVAL = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
+OUTER_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
+BROWS = (70, 63, 105, 66, 107, 300, 293, 334, 296, 336)  # upper edges
+FOREHEAD, NOSE = 10, 1
+
+# --- the person's silhouette (lengths at 512 px) ------------------------------------------------------------------
+BAND_PX = 14  # only this far from the selfie mask's edge may the silhouette move
+SELFIE_WEIGHT = 0.35  # of the selfie log-odds where the plate is known
+PLATE_DISTANCE = 14.0  # weighted LAB difference to the plate at which person and background are equally likely
+PLATE_SOFTNESS = 3.0  # LAB units per unit of log-odds
+PLATE_LOG_ODDS = 4.0  # the plate's word is bounded by this
+
+# --- expectation maximisation -------------------------------------------------------------------------------------
+FIT_FRAMES = 24
+ROUNDS = 2
+COLOUR_WEIGHT = 0.7  # of the log-likelihood: neighbouring pixels are not independent
+SURE_FACE = 12.0  # log-odds of skin inside the face, below the brows
+GEOMETRY_WEIGHT = 0.4  # of the geometric prior in the learnt one
+PRIOR_FLOOR = 2e-3
+
+
+class ClipView(Protocol):
+    """What a clip offers to the steps that look at it as a whole."""
+
+    count: int
+    size: int
+    landmarks: np.ndarray  # float32 [T, 478, 3] px
+    rotation: np.ndarray  # [T, 3, 3] OpenCV camera from head
+    translation_cm: np.ndarray  # [T, 3]
+    focal: float  # px
+    plate: Plate | None
+
+    def frame(self, i: int) -> np.ndarray:
+        """uint8 [H, W, 3] RGB."""
+
+    def person(self, i: int) -> np.ndarray:
+        """Selfie probability, uint8 [H, W]."""
+
+
+def refine_person(
+    frame: np.ndarray,
+    person: np.ndarray,
+    plate: np.ndarray | None,
+    seen: np.ndarray | None,
+) -> np.ndarray:
+    """How much of each pixel is the speaker, float32 [H, W] in [0, 1].
+
+    `frame` uint8 [H, W, 3] RGB; `person` selfie probability uint8 [H, W]; `plate` uint8 [H, W, 3] with `seen` bool
+    [H, W], or None for both. Within a band round the selfie mask's edge, colour decides: by the difference from the
+    plate where that is known, else by following the picture's edges.
+    """
+    size = len(frame)
+    guide = luminance(frame)
+    main = main_person(person)
+    near_main = cv2.dilate(main.astype(np.uint8), box(scaled_px(BAND_PX, size))) > 0
+    probability = np.where(near_main, person, 0).astype(np.float32) / 255
+    alpha = np.clip(guided_filter(probability, guide, scaled_px(6, size), 1e-4), 0, 1)
+    half_band = scaled_px(BAND_PX / 2, size)
+    core = cv2.erode((probability > 0.9).astype(np.uint8), box(half_band)) > 0
+    outside = cv2.dilate((probability > 0.1).astype(np.uint8), box(half_band)) == 0
+    if plate is not None and seen is not None:
+        decided = ~core & ~outside & seen
+        difference = _plate_difference(frame, plate)[decided]
+        selfie = np.log((alpha[decided] + 0.02) / (1.02 - alpha[decided]))
+        by_plate = np.clip((difference - PLATE_DISTANCE) / PLATE_SOFTNESS, -PLATE_LOG_ODDS, PLATE_LOG_ODDS)
+        alpha[decided] = 1 / (1 + np.exp(-SELFIE_WEIGHT * selfie - by_plate))
+    alpha = np.clip(guided_filter(alpha, guide, scaled_px(3, size), 5e-5), 0, 1)
+    alpha[core] = 1
+    alpha[outside] = 0
+    return alpha
+
+
+def _plate_difference(frame: np.ndarray, plate: np.ndarray) -> np.ndarray:
+    """Colour difference in LAB units, lightness weighing less (shadows), float32 [H, W]."""
+    a, b = (cv2.cvtColor(x, cv2.COLOR_RGB2LAB).astype(np.float32) for x in (frame, plate))
+    difference = a - b
+    squared = (difference * difference) @ np.array([0.5, 1.5, 1.5], np.float32)
+    return cv2.GaussianBlur(np.sqrt(squared), (0, 0), max(0.5, 0.8 * len(frame) / 512))
+
+
+@dataclass(frozen=True)
+class _View:
+    """One frame at the working size."""
+
+    alpha: np.ndarray  # float32 [h, w]
+    bins: np.ndarray  # int32 [h, w], colour cell of each pixel
+    guide: np.ndarray  # float32 [h, w] luminance
+    landmarks: np.ndarray  # float32 [478, 2] px of the working size
+    plane: HeadPlane
+    jaw: JawLine
+
+    @property
+    def size(self) -> int:
+        return len(self.alpha)
+
+
+def _view(
+    frame: np.ndarray,
+    alpha: np.ndarray,
+    landmarks: np.ndarray,
+    plane: HeadPlane,
+) -> _View:
+    size = min(WORKING_SIZE, len(frame))
+    small, small_alpha = (cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA) for x in (frame, alpha))
+    factor = size / len(frame)
+    plane = plane.scaled(factor)
+    points = landmarks[:, :2] * np.float32(factor)
+    jaw = JawLine.from_landmarks(points, plane)
+    return _View(small_alpha, colour_bins(small), luminance(small), points, plane, jaw)
+
+
+# --- colour -------------------------------------------------------------------------------------------------------
+_BINS = 32  # a side
+_CHROMA_START, _CHROMA_STEP = 64, 4  # OpenCV's a and b lie round 128; skin, hair and cloth within +-64
+
+
+def colour_bins(image: np.ndarray) -> np.ndarray:
+    """uint8 RGB [H, W, 3] -> index of the LAB cell, int32 [H, W] in [0, 32^3)."""
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.int32)
+    chroma = np.clip((lab[..., 1:] - _CHROMA_START) // _CHROMA_STEP, 0, _BINS - 1)
+    return ((lab[..., 0] >> 3) * _BINS + chroma[..., 0]) * _BINS + chroma[..., 1]
+
+
+class ColourCounts:
+    """A histogram of LAB cells under construction."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_BINS**3)
+
+    def add(self, bins: np.ndarray, weight: np.ndarray | float = 1.0) -> None:
+        """Count pixels (any shape), each with its weight."""
+        weights = np.broadcast_to(weight, bins.shape).ravel()
+        self._counts += np.bincount(bins.ravel(), weights=weights, minlength=_BINS**3)
+
+    def log_likelihood(self) -> np.ndarray:
+        """Natural log of the smoothed density of each cell, float32 [32^3]."""
+        cube = self._counts.astype(np.float32).reshape(_BINS, _BINS, _BINS)
+        for axis in range(3):
+            flat = np.moveaxis(cube, axis, 0).reshape(_BINS, -1)
+            flat = cv2.GaussianBlur(flat, (1, 7), sigmaX=1.0, sigmaY=1.0, borderType=cv2.BORDER_REPLICATE)
+            cube = np.moveaxis(flat.reshape(_BINS, _BINS, _BINS), 0, axis)
+        density = cube.ravel() + 1e-3
+        return np.log(density / density.sum()).astype(np.float32)
+
+
+# --- where things lie on the head ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Anatomy:
+    """Landmarks of the clip on the head's map, cm."""
+
+    jaw: JawLine
+    forehead: float  # v of the face mesh's top, about the hairline
+
+
+def _soft_step(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def geometric_prior(jaw: JawLine, forehead: float) -> np.ndarray:
+    """What anatomy alone expects of a person's pixel at each cell, float32 [CELLS, CELLS, 4], sums to 1."""
+    u, v = cell_coordinates()
+    wide = np.abs(u)
+    under_jaw = v - jaw.at(u)
+    below = _soft_step((under_jaw - 0.3) / 0.5)
+    head = (1 - below) * _soft_step((9.5 - wide) / 0.7) * _soft_step(v - forehead + 0.7)
+    beside_jaw = _soft_step((12 - wide) / 1.0) * _soft_step((wide - 5.5) / 0.5)
+    hair = (1 - below) * 0.6 * _soft_step((11.5 - wide) / 0.6) + 0.1 * below * beside_jaw
+    neck = below * _soft_step(7.0 - wide) * _soft_step((8 - under_jaw) / 1.5)
+    low_or_wide = 0.15 + 0.85 * _soft_step((under_jaw - 4.5) / 1.2) + 0.85 * _soft_step(wide - 8.5)
+    torso = below * _soft_step((v - jaw.chin + 2.5) / 0.7) * low_or_wide
+    prior = np.stack([head, hair, neck, torso], -1).astype(np.float32) + np.float32(PRIOR_FLOOR)
+    return prior / prior.sum(-1, keepdims=True)
+
+
+def _seeds(view: _View, anatomy: _Anatomy, skin: np.ndarray | None) -> dict[int, np.ndarray]:
+    """Pixels whose class geometry makes nearly certain, bool [h, w] by class. `skin`: log-likelihood ratio or None."""
+    size = view.size
+    face = polygon_mask(view.landmarks[list(FACE_OVAL)], size)
+    lips = polygon_mask(view.landmarks[list(OUTER_LIPS)], size)
+    seeds = {HEAD: (cv2.erode(face.astype(np.uint8), box(scaled_px(4, size))) > 0) & ~lips}
+    if skin is None:
+        return seeds
+    u, v = view.plane.coordinates(size)
+    wide, person = np.abs(u), view.alpha > 0.9
+    under_jaw = v - view.jaw.at(u)
+    outside_face = cv2.dilate(face.astype(np.uint8), box(scaled_px(2, size))) == 0
+    seeds[HAIR] = person & outside_face & (v < anatomy.forehead + 1.3) & (wide < 11) & (skin < -0.5)
+    seeds[NECK] = person & (under_jaw > 1) & (under_jaw < 5) & (wide < 4.5) & (skin > -2.5)
+    seeds[TORSO] = person & ((under_jaw > 7.5) | ((v > anatomy.jaw.chin + 2.5) & (wide > 9))) & (skin < -0.5)
+    return seeds
+
+
+def _seed_colours(views: list[_View], anatomy: _Anatomy) -> np.ndarray:
+    """Colour models of the four classes from the seeds, float32 [4, 32^3] log-likelihoods."""
+    skin_counts = ColourCounts()
+    faces = [_seeds(view, anatomy, None)[HEAD] for view in views]
+    for view, face in zip(views, faces, strict=True):
+        skin_counts.add(view.bins[face])
+    skin = skin_counts.log_likelihood()
+    typical = np.percentile(np.concatenate([skin[v.bins[f]] for v, f in zip(views, faces, strict=True)]), 10)
+    counts = [ColourCounts() for _ in CLASSES]
+    for view, face in zip(views, faces, strict=True):
+        for k, seed in _seeds(view, anatomy, skin[view.bins] - typical).items():
+            counts[k].add(view.bins[seed])
+        counts[NECK].add(view.bins[face], 0.1)  # the neck is skin too, if in shadow
+    return np.stack([c.log_likelihood() for c in counts])
+
+
+# --- the parser ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Parser:
+    """Labels the frames of the clip that it was fitted to. Plain arrays: may be pickled and sent to workers."""
+
+    size: int
+    focal: float  # px
+    plate: Plate | None
+    colours: np.ndarray  # float32 [4, 32^3] log-likelihoods
+    prior: np.ndarray  # float32 [CELLS, CELLS, 4] on the head's map with the median jaw
+    jaw: JawLine
+
+    def label(
+        self,
+        frame: np.ndarray,
+        person: np.ndarray,
+        landmarks: np.ndarray,
+        rotation: np.ndarray,
+        translation_cm: np.ndarray,
+    ) -> np.ndarray:
+        """Label map uint8 [H, W] of one frame.
+
+        `frame` uint8 [H, W, 3] RGB; `person` selfie probability uint8 [H, W]; `landmarks` [478, 3] (or 2) px; head
+        pose in OpenCV axes, cm.
+        """
+        plate = (self.plate.image, self.plate.seen) if self.plate is not None else (None, None)
+        alpha = refine_person(frame, person, *plate)
+        plane = HeadPlane.from_pose(rotation, translation_cm, self.focal, self.size)
+        view = _view(frame, alpha, landmarks, plane)
+        posterior = _tidy(_posterior(view, self.jaw, self.prior, self.colours), view)
+        large = cv2.resize(posterior, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        labels = (np.argmax(large, -1) + int(Label.HEAD)).astype(np.uint8)
+        labels[alpha < 0.5] = Label.BACKGROUND
+        labels = _remove_specks(cv2.medianBlur(labels, 5))
+        labels[polygon_mask(landmarks[list(INNER_LIPS), :2], self.size)] = Label.MOUTH
+        return labels
+
+
+def fit_parser(clip: ClipView) -> Parser:
+    """Learn the colours and the map of one clip. Reads about 24 frames, in rising order; deterministic."""
+    if clip.count < 1:
+        raise DataError("segmentation: the clip has no frames; check that the video decodes")
+    plate = (clip.plate.image, clip.plate.seen) if clip.plate is not None else (None, None)
+    views, foreheads = [], []
+    for i in np.unique(np.linspace(0, clip.count - 1, FIT_FRAMES).round().astype(int)):
+        frame = clip.frame(int(i))
+        alpha = refine_person(frame, clip.person(int(i)), *plate)
+        plane = HeadPlane.from_pose(clip.rotation[i], clip.translation_cm[i], clip.focal, clip.size)
+        views.append(_view(frame, alpha, clip.landmarks[i], plane))
+        foreheads.append(plane.unproject(clip.landmarks[i, FOREHEAD, :2])[1])
+    anatomy = _Anatomy(JawLine.median([view.jaw for view in views]), float(np.median(foreheads)))
+    colours = _seed_colours(views, anatomy)
+    geometry = prior = geometric_prior(anatomy.jaw, anatomy.forehead)
+    for _ in range(ROUNDS):
+        prior, colours = _maximise(views, anatomy.jaw, geometry, prior, colours)
+    return Parser(clip.size, clip.focal, clip.plate, colours, prior, anatomy.jaw)
+
+
+def _posterior(view: _View, jaw: JawLine, prior: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Probability of each class for a person's pixel, float32 [h, w, 4], sums to 1."""
+    size = view.size
+    here = view.plane.to_image(JawShift(jaw, view.jaw).to_frame(prior), size)
+    logits = np.log(here + 1e-3) + COLOUR_WEIGHT * colours.T[view.bins]
+    logits[..., HEAD] += SURE_FACE * _sure_face(view)
+    logits -= logits.max(-1, keepdims=True)
+    odds = np.exp(logits)
+    odds /= odds.sum(-1, keepdims=True)
+    smooth = np.clip(guided_filter(odds, view.guide, scaled_px(8, size), 4e-4), 0, 1)
+    return smooth / (smooth.sum(-1, keepdims=True) + 1e-6)
+
+
+def _sure_face(view: _View) -> np.ndarray:
+    """The inside of the face below the brows, where nothing but skin can be, bool [h, w]."""
+    face = polygon_mask(view.landmarks[list(FACE_OVAL)], view.size).astype(np.uint8)
+    inner = cv2.erode(face, box(scaled_px(8, view.size))) > 0
+    rows = np.arange(view.size)[:, None] + 0.5
+    brow = view.landmarks[list(BROWS), 1].min()
+    return inner & (rows > brow - scaled_px(6, view.size))
+
+
+def _maximise(
+    views: list[_View], jaw: JawLine, geometry: np.ndarray, prior: np.ndarray, colours: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """One round: posteriors of all views -> new prior and colour models."""
+    counts = [ColourCounts() for _ in CLASSES]
+    total = np.zeros_like(prior)
+    for view in views:
+        posterior = _posterior(view, jaw, prior, colours)
+        person = (view.alpha > 0.7).astype(np.float32)
+        total += JawShift(jaw, view.jaw).to_median(view.plane.to_map(posterior * person[..., None]))
+        core = view.alpha > 0.9
+        for k, count in enumerate(counts):
+            sure = core & (posterior[..., k] > 0.8)
+            count.add(view.bins[sure], posterior[sure, k])
+    visits = total.sum(-1, keepdims=True)
+    learnt = cv2.GaussianBlur(total / np.maximum(visits, 1e-3), (0, 0), 1.2)
+    mixed = (learnt + 0.05) * (geometry + 0.02)
+    mixed = (1 - GEOMETRY_WEIGHT) * mixed / mixed.sum(-1, keepdims=True) + GEOMETRY_WEIGHT * geometry
+    mixed = np.where(visits > 0.5, mixed, prior).astype(np.float32)
+    return mixed / mixed.sum(-1, keepdims=True), np.stack([c.log_likelihood() for c in counts])
+
+
+# --- tidying up ---------------------------------------------------------------------------------------------------
+def _tidy(posterior: np.ndarray, view: _View) -> np.ndarray:
+    """Hand regions that cannot be what they claim to their neighbours, in the posterior.
+
+    Torso reaches the bottom of the picture, neck touches the head and is no sliver along the jaw, hair and skin come
+    in large pieces.
+    """
+    size = view.size
+    person = view.alpha > 0.5
+    labels = np.where(person, np.argmax(posterior, -1), -1)
+    area = (size / 512) ** 2
+    head = labels == HEAD
+    nose_x, nose_y = np.clip(view.landmarks[NOSE].astype(int), 0, size - 1)
+    near_head = cv2.dilate(head.astype(np.uint8), box(scaled_px(4, size))) > 0
+    nose = np.zeros(labels.shape, bool)
+    nose[nose_y, nose_x] = True
+    bottom = np.zeros(labels.shape, bool)
+    bottom[-max(2, scaled_px(3, size)) :] = True
+
+    neck = labels == NECK
+    opened = cv2.morphologyEx(neck.astype(np.uint8), cv2.MORPH_OPEN, box(scaled_px(4, size))) > 0
+    wrong = neck & ~opened
+    wrong |= component_filter(opened & neck, lambda c, n: touched(c, near_head, len(n)) & (n > 60 * area))
+    wrong |= component_filter(labels == TORSO, lambda c, n: touched(c, bottom, len(n)))
+    wrong |= component_filter(head, lambda c, n: touched(c, nose, len(n)) | (n > 400 * area))
+    wrong |= component_filter(labels == HAIR, lambda c, n: n >= max(400 * area, 0.03 * n[1:].max()))
+    if not wrong.any():
+        return posterior
+    nearest = fill_from_nearest(labels, wrong | ~person)
+    repaired = posterior.copy()
+    repaired[wrong] = np.eye(len(CLASSES), dtype=np.float32)[np.maximum(nearest[wrong], 0)]
+    return repaired
+
+
+def _remove_specks(labels: np.ndarray) -> np.ndarray:
+    """Islands of any class smaller than 150 px (at 512) become what is nearest to them."""
+    least = 150 * (len(labels) / 512) ** 2
+    specks = np.zeros(labels.shape, bool)
+    for label in (Label.BACKGROUND, *CLASSES):
+        specks |= component_filter(labels == label, lambda _, areas: areas >= least)
+    return fill_from_nearest(labels, specks) if specks.any() else labels
