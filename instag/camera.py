@@ -1,4 +1,7 @@
-"""Cameras and every axis conversion. Inside: OpenCV axes (x right, y down, z forward). On disk: OpenGL camera-to-world."""
+"""Cameras and every axis conversion.
+
+Inside: OpenCV axes (x right, y down, z forward), world-to-camera. On disk: OpenGL axes, camera-to-world.
+"""
 
 from __future__ import annotations
 

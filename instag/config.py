@@ -85,6 +85,8 @@ class LossConfig:
     """Geometry prior on depth, few-shot only."""
     lpips: float = 0.01
     """Perceptual term on patches, in the last steps of a stage, where its weights are installed."""
+    lpips_lips: float = 0.01
+    """The same on the lip rectangle alone; long mode, face."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,8 @@ def _convert(hint: Any, value: Any, current: Any, where: str) -> Any:
         if typing.get_origin(option) is tuple:
             items = typing.get_args(option)
             if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == len(items):
-                return tuple(_convert(h, v, None, f"{where}[{i}]") for i, (h, v) in enumerate(zip(items, value)))
+                pairs = enumerate(zip(items, value, strict=True))
+                return tuple(_convert(item, part, None, f"{where}[{i}]") for i, (item, part) in pairs)
         if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
         if option is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string

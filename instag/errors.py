@@ -1,4 +1,4 @@
-"""The errors a user may meet: one line each, naming the culprit and the remedy. The CLI prints them and exits with 2."""
+"""The errors a user may meet: one line each, naming culprit and remedy. The CLI prints them and exits with 2."""
 
 
 class InstagError(Exception):

@@ -1,0 +1,159 @@
+"""`TalkingHead`: owns the fields of one person and the one forward path of training, evaluation and synthesis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from instag.data.frame import Condition
+from instag.fields.aligner import Alignment, MotionAligner
+from instag.fields.hook import HOOK_RANK, hook_displacement
+from instag.fields.motion import Deformation
+from instag.fields.structure import GaussianField
+from instag.render.composite import composite
+from instag.render.gaussians import BranchRender, Motion, render_branch
+
+Key = Literal["black", "green"]
+KEY_COLORS: dict[Key, tuple[float, float, float]] = {"black": (0.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0)}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What of the head is drawn. The default is what synthesis uses."""
+
+    face: bool = True
+    mouth: bool = True
+    moving: bool = True
+    """Without motion the bare structure field is drawn (warm-up of pre-training)."""
+    aligned: bool = True
+    """Whether the motion aligner, where there is one, takes part."""
+    attention: bool = False
+    """Draw the face's attention maps."""
+    hook_rank: int = HOOK_RANK
+    key: Key = "black"
+
+
+@dataclass(frozen=True)
+class HeadRender:
+    """The branches that a `Mode` asked for, each on the key colour."""
+
+    face: BranchRender | None
+    mouth: BranchRender | None
+
+    def over(self, background: Tensor, dilate: bool = False) -> Tensor:
+        """Composite over [B, 3, H, W]; needs the face, drawn on black."""
+        if self.face is None:
+            raise ValueError("a composite needs the face: draw with Mode(face=True)")
+        return composite(self.face.image, self.mouth and self.mouth.image, background, dilate)
+
+
+class Branch(nn.Module):
+    """A structure field, the universal field that moves it, and what adapts that motion to this person.
+
+    Args:
+        structure: the person's Gaussians.
+        motion: universal motion field, face or mouth.
+        aligner: where the universal field is queried and how far it moves (adaptation).
+        personal: field whose deformation is added (pre-training).
+    """
+
+    def __init__(
+        self,
+        structure: GaussianField,
+        motion: nn.Module,
+        aligner: MotionAligner | None = None,
+        personal: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.structure = structure
+        self.motion = motion
+        self.aligner = aligner
+        self.personal = personal
+
+    def _align(self, aligned: bool) -> tuple[Tensor, Alignment | None]:
+        """The points at which the universal field is asked, and the alignment that moved them there."""
+        means = self.structure.means
+        if not aligned or self.aligner is None:
+            return means, None
+        alignment = self.aligner(means)
+        return means + alignment.offset, alignment
+
+
+class FaceBranch(Branch):
+    """Everything of the head except the inside of the mouth."""
+
+    def move(self, audio: Tensor, expression: Tensor, aligned: bool) -> Motion:
+        """Motion by audio [B, 8, D, W] and expression [B, 6]; the aligner's scale multiplies the universal d_mean."""
+        points, alignment = self._align(aligned)
+        universal = self.motion(points, audio, expression)
+        if alignment is not None:
+            universal = replace(universal, d_mean=universal.d_mean * alignment.scale)
+        personal = self.personal and self.personal(self.structure.means, audio, expression)
+        return _sum(universal, personal, alignment)
+
+
+class MouthBranch(Branch):
+    """Teeth, tongue, oral cavity."""
+
+    def move(self, audio: Tensor, phi: Tensor, aligned: bool) -> Motion:
+        """Motion by audio [B, 8, D, W] and the hook's phi [B, 3]; the aligner only moves the points."""
+        points, alignment = self._align(aligned)
+        personal = self.personal and self.personal(self.structure.means, audio)
+        return _sum(self.motion(points, audio, phi), personal, alignment)
+
+
+def _sum(universal: Deformation, personal: Deformation | None, alignment: Alignment | None) -> Motion:
+    total = universal if personal is None else universal + personal
+    return Motion(total, universal, personal, alignment and alignment.offset)
+
+
+class TalkingHead(nn.Module):
+    """Face and mouth of one person (METHOD.md sections 1, 4 and 6).
+
+    Args:
+        face: everything of the head except the inside of the mouth.
+        mouth: teeth, tongue, oral cavity; None before its stage.
+    """
+
+    def __init__(self, face: FaceBranch, mouth: MouthBranch | None = None):
+        super().__init__()
+        self.face = face
+        self.mouth = mouth
+        for name, color in KEY_COLORS.items():
+            self.register_buffer(f"key_{name}", torch.tensor(color), persistent=False)
+
+    def key(self, name: Key) -> Tensor:
+        """A key colour on the head's device, [3]."""
+        return getattr(self, f"key_{name}")
+
+    def forward(self, condition: Condition, mode: Mode = Mode()) -> HeadRender:
+        """Draw the head under B conditions.
+
+        The mouth is hooked to the face's motion with a neutral expression (e = 0), aligned and scaled as the mode
+        says, without a gradient to the face: the same in training and in synthesis.
+        """
+        key = self.key(mode.key)
+        face = self._draw_face(condition, mode, key) if mode.face else None
+        mouth = self._draw_mouth(condition, mode, key) if mode.mouth and self.mouth is not None else None
+        return HeadRender(face, mouth)
+
+    def _draw_face(self, condition: Condition, mode: Mode, key: Tensor) -> BranchRender:
+        branch = self.face
+        motion = branch.move(condition.audio, condition.expression, mode.aligned) if mode.moving else None
+        return render_branch(branch.structure, condition.camera, key, motion, mode.attention)
+
+    def _draw_mouth(self, condition: Condition, mode: Mode, key: Tensor) -> BranchRender:
+        branch = self.mouth
+        assert branch is not None
+        motion = branch.move(condition.audio, self.hook(condition, mode), mode.aligned) if mode.moving else None
+        return render_branch(branch.structure, condition.camera, key, motion)
+
+    @torch.no_grad()
+    def hook(self, condition: Condition, mode: Mode) -> Tensor:
+        """Face-Mouth Hook: phi [B, 3] from the face's motion with a neutral expression (paper Eq. 10)."""
+        neutral = torch.zeros_like(condition.expression)
+        motion = self.face.move(condition.audio, neutral, mode.aligned)
+        return hook_displacement(motion.total.d_mean, mode.hook_rank)

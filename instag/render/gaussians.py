@@ -1,0 +1,93 @@
+"""From deformed Gaussians to images: the only place that calls the rasterizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from gaussian_rasterization import RasterOutput, RasterSettings, rasterize
+from gaussian_rasterization.projection import sh_basis
+from torch import Tensor
+
+from instag.camera import Camera
+from instag.fields.motion import Deformation
+from instag.fields.structure import DeformedGaussians, GaussianField
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How the N Gaussians of a branch move in B frames.
+
+    Attributes:
+        total: what deforms them.
+        universal, personal: its summands; the second only where there is a personalised field.
+        offset: the aligner's displacement of the query points [N, 3], or None.
+    """
+
+    total: Deformation
+    universal: Deformation
+    personal: Deformation | None = None
+    offset: Tensor | None = None
+
+    def attention_maps(self) -> Tensor:
+        """Audio then eye attention of the universal, then of the personalised field, [B, N, 2 | 4]."""
+        fields = [field for field in (self.universal, self.personal) if field is not None]
+        return torch.cat([m for field in fields for m in (field.audio_attention, field.eye_attention)], -1)
+
+
+@dataclass(frozen=True)
+class BranchRender:
+    """One branch of the head, drawn into B views.
+
+    Attributes:
+        image: colour, depth, normal, alpha, radii; `extra` holds the attention maps where they were asked for.
+        motion: what moved the Gaussians; None for the static structure.
+        projected: [B, N, 2] zeros whose gradient is dLoss/d(u, v) in device units, for density control; None when
+            no gradient is recorded.
+    """
+
+    image: RasterOutput
+    motion: Motion | None
+    projected: Tensor | None
+
+
+def render_branch(
+    structure: GaussianField, camera: Camera, key: Tensor, motion: Motion | None, attention: bool = False
+) -> BranchRender:
+    """Deform a structure field and draw it.
+
+    Args:
+        structure: N Gaussians.
+        camera: B views.
+        key: [3] background colour in [0, 1].
+        motion: B frames, or None for the static structure.
+        attention: draw the attention maps as extra channels, geometry detached (METHOD.md section 4).
+    """
+    views = len(camera.focal)
+    gaussians = DeformedGaussians(*(part.expand(views, -1, -1) for part in structure.deformed(motion and motion.total)))
+    projected = None
+    if torch.is_grad_enabled():
+        projected = gaussians.means.new_zeros(*gaussians.means.shape[:2], 2, requires_grad=True)
+    image = rasterize(
+        gaussians.means,
+        gaussians.scales,
+        gaussians.quaternions,
+        structure.opacities[:, 0],
+        structure.sh,
+        camera.world_to_camera,
+        camera.focal,
+        key,
+        RasterSettings(camera.width, camera.height, structure.active_sh_degree),
+        extra=motion.attention_maps() if motion and attention else None,
+        means2d=projected,
+    )
+    return BranchRender(image, motion, projected)
+
+
+def seen_colors(structure: GaussianField, center: Tensor) -> Tensor:
+    """Colours of the undeformed Gaussians as a camera at `center` [3] sees them, [N, 3], at least 0."""
+    degree = structure.active_sh_degree
+    directions = F.normalize(structure.means - center, dim=1)
+    basis = sh_basis(directions, degree)  # [N, K]
+    return (basis[..., None] * structure.sh[:, : basis.shape[1]]).sum(1).add(0.5).clamp_min(0.0)

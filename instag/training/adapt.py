@@ -1,0 +1,180 @@
+"""Motion-aligned adaptation (paper section 3.3, METHOD.md section 6): what face and mouth draw, minimise and remove."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gaussian_rasterization import RasterOutput
+from torch import Tensor
+
+from instag import losses
+from instag.camera import Camera
+from instag.config import TrainingConfig
+from instag.data.dataset import SubjectDataset
+from instag.data.frame import FrameBatch
+from instag.data.layout import Label
+from instag.data.sampling import face_curriculum, mouth_curriculum
+from instag.fields.structure import GaussianField
+from instag.head import HeadRender, Mode, TalkingHead
+from instag.metrics.lpips import LPIPS
+from instag.render.gaussians import seen_colors
+from instag.training.stage import BranchStage, draw_patch_size
+from instag.training.targets import face_pair, head_mask, is_key_colored, mouth_pair
+
+HAIR_CYCLE = 7  # hair takes part in one of so many steps
+BEHIND_HEAD = -0.07  # head units, z; few-shot face Gaussians do not belong behind it
+FACE_KEY = (30.0, 225.0)  # of 255: red and blue below, green above: a key-coloured Gaussian
+MOUTH_KEY = (100.0, 180.0)
+MOUTH_KEY_FROM = 2000  # step
+HOOK_RANKS = (10, 50)  # the mouth's hook draws its rank anew in every step
+
+
+class FaceStage(BranchStage):
+    """Everything of the head except the inside of the mouth."""
+
+    def __init__(
+        self,
+        head: TalkingHead,
+        dataset: SubjectDataset,
+        indices: np.ndarray,
+        training: TrainingConfig,
+        extent: float,
+        perceptual: LPIPS | None,
+    ):
+        config = training.face
+        curriculum = face_curriculum(
+            dataset.statistics_of(indices), config.iterations, config.warmup, config.curriculum_interval
+        )
+        self.perceptual = perceptual
+        super().__init__(
+            "face", head, head.face, dataset, indices, curriculum, config, training, extent, prior=not training.long
+        )
+
+    def mode(self, step: int) -> Mode:
+        """The face alone on the green key, with attention maps."""
+        return Mode(mouth=False, attention=True, aligned=step > self.config.align_from, key="green")
+
+    def ignores_hair(self, step: int) -> bool:
+        """Whether hair is painted over in this step."""
+        first, last = self.config.hair_ignored
+        return first < step < last and step % HAIR_CYCLE != 0
+
+    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """Photometric, alpha, attention, motion, then geometry prior and perceptual terms."""
+        assert render.face is not None and render.face.motion is not None
+        face, weights = render.face, self.config.losses
+        key = self.head.key("green")
+        ignore_hair = self.ignores_hair(step)
+        color, target = face_pair(face.image.color, frames, key, ignore_hair)
+        terms = {"photometric": losses.photometric(color, target, weights.dssim)}
+        terms["alpha"] = weights.alpha * losses.alpha_coverage(face.image.alpha, head_mask(frames))
+        audio_map, eye_map = face.image.extra.split(1, 1)
+        terms["attention_lips"] = weights.attention_lips * losses.masked_mean(eye_map, frames.lip_mask())
+        if not ignore_hair:
+            hair = frames.mask(Label.HAIR)
+            terms["attention_hair"] = weights.attention_hair * (
+                losses.masked_mean(audio_map, hair) + losses.masked_mean(eye_map, hair)
+            )
+        total = face.motion.total
+        terms["motion"] = weights.motion * losses.magnitude(
+            total.d_mean, total.d_rotation, total.d_opacity, total.d_scale, face.motion.offset
+        )
+        return terms | self._prior_terms(face.image, frames, step) | self._perceptual_terms(color, target, frames, step)
+
+    def _prior_terms(self, image: RasterOutput, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """Depth and normals, where the prior is valid and the face shows (never inside the mouth)."""
+        prior, weights = frames.prior, self.config.losses
+        if prior is None:
+            return {}
+        normal = losses.to_camera_normals(image.normal, frames.condition.camera.world_to_camera)
+        head = prior.valid & head_mask(frames)
+        terms = {"normal": weights.normal * losses.normal_prior(normal, prior.normal, head)}
+        interval, pause = self.config.depth_pause
+        if step % interval > pause:
+            face = prior.valid & frames.mask(Label.HEAD)
+            terms["depth"] = weights.depth * losses.depth_prior(image.depth, prior.depth, face)
+        return terms
+
+    def _perceptual_terms(self, color: Tensor, target: Tensor, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """Patches of the face with the lips hidden; in long mode also the lips alone."""
+        if self.perceptual is None or step <= self.steps - self.config.lpips_last:
+            return {}
+        key, lips = self.head.key("green"), frames.lip_mask()
+        size = draw_patch_size(self.config.lpips_patch, color.shape[-1], self.generator)
+        shown = self.perceptual.patches(losses.paint(color, lips, key), losses.paint(target, lips, key), size)
+        terms = {"lpips": self.config.losses.lpips * shown}
+        if self.training.long:
+            alone = self.perceptual.patches(losses.paint(color, ~lips, key), losses.paint(target, ~lips, key), size)
+            terms["lpips_lips"] = self.config.losses.lpips_lips * alone
+        return terms
+
+    def removal(self, structure: GaussianField, camera: Camera, step: int) -> Tensor:
+        """Key-coloured Gaussians and, few-shot, those behind the head."""
+        gone = is_key_colored(seen_colors(structure, camera.centers[0]), *FACE_KEY)
+        if not self.training.long:
+            gone |= structure.means[:, 2] < BEHIND_HEAD
+        return gone
+
+
+class MouthStage(BranchStage):
+    """Teeth, tongue and oral cavity, hooked to the trained face."""
+
+    def __init__(
+        self,
+        head: TalkingHead,
+        dataset: SubjectDataset,
+        indices: np.ndarray,
+        training: TrainingConfig,
+        extent: float,
+        perceptual: LPIPS | None,
+    ):
+        config = training.mouth
+        curriculum = mouth_curriculum(
+            dataset.statistics_of(indices), config.iterations, config.warmup, config.curriculum_interval
+        )
+        self.perceptual = perceptual
+        assert head.mouth is not None
+        super().__init__("mouth", head, head.mouth, dataset, indices, curriculum, config, training, extent)
+
+    def frozen(self, step: int) -> bool:
+        """Whether only colours and the aligner learn, on black."""
+        return step > self.steps - self.config.freeze_last
+
+    def mode(self, step: int) -> Mode:
+        """The mouth alone on its key, the hook's rank drawn anew."""
+        low, high = HOOK_RANKS
+        return Mode(
+            face=False,
+            aligned=step > self.config.align_from,
+            hook_rank=int(self.generator.integers(low, high + 1)),
+            key="black" if self.frozen(step) else "green",
+        )
+
+    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """Photometric and alpha terms, and the aligner's offset."""
+        assert render.mouth is not None and render.mouth.motion is not None
+        mouth, weights = render.mouth, self.config.losses
+        key = self.head.key("black" if self.frozen(step) else "green")
+        color, target = mouth_pair(mouth.image.color, frames, key)
+        terms = {"photometric": losses.photometric(color, target, weights.dssim)}
+        terms["alpha"] = weights.alpha * losses.alpha_coverage(mouth.image.alpha, frames.lip_mask())
+        if mouth.motion.offset is not None:
+            terms["motion"] = weights.motion * mouth.motion.offset.abs().mean()
+        if self.perceptual is not None and step > self.steps - self.config.lpips_last:
+            size = draw_patch_size(self.config.lpips_patch, color.shape[-1], self.generator)
+            terms["lpips"] = weights.lpips * self.perceptual.patches(color, target, size)
+        return terms
+
+    def rates(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """As the base; at the end the geometry and the universal field rest."""
+        gaussians, fields = super().rates(step)
+        if self.frozen(step):
+            learning = ("sh_dc", "sh_rest", "aligner_grid", "aligner_network")
+            return {name: gaussians[name] for name in learning}, {}
+        return gaussians, fields
+
+    def removal(self, structure: GaussianField, camera: Camera, step: int) -> Tensor:
+        """Key-coloured Gaussians."""
+        if step <= MOUTH_KEY_FROM:
+            return torch.zeros(len(structure), dtype=torch.bool, device=structure.means.device)
+        return is_key_colored(seen_colors(structure, camera.centers[0]), *MOUTH_KEY)

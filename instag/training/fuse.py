@@ -1,0 +1,108 @@
+"""Fuse: both branches over the real background; colours and the face's opacity learn (METHOD.md section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instag import losses
+from instag.config import TrainingConfig
+from instag.data.dataset import SubjectDataset
+from instag.data.frame import FrameBatch
+from instag.data.sampling import FrameSampler
+from instag.head import HeadRender, Mode, TalkingHead
+from instag.metrics.lpips import LPIPS
+from instag.training.optimizers import GroupedOptimizer
+from instag.training.stage import SH_REST_SHARE, draw_patch_size
+
+
+class FuseStage:
+    """Trains what is seen, not what moves."""
+
+    name = "fuse"
+
+    def __init__(
+        self,
+        head: TalkingHead,
+        dataset: SubjectDataset,
+        indices: np.ndarray,
+        training: TrainingConfig,
+        perceptual: LPIPS | None,
+    ):
+        assert head.mouth is not None
+        self.config = training.fuse
+        self.training = training
+        self.steps = self.config.iterations
+        self.head = head
+        self.dataset = dataset
+        self.perceptual = perceptual
+        self.generator = np.random.default_rng([training.seed, 2])
+        self.sampler = FrameSampler(indices, None, self.generator)
+        face, mouth = head.face.structure, head.mouth.structure
+        head.requires_grad_(False)
+        self.learned = {
+            "face_sh_dc": face.sh_dc,
+            "face_sh_rest": face.sh_rest,
+            "mouth_sh_dc": mouth.sh_dc,
+            "mouth_sh_rest": mouth.sh_rest,
+            "face_opacities_raw": face.opacities_raw,
+        }
+        for parameter in self.learned.values():
+            parameter.requires_grad_(True)
+        self.optimizer = GroupedOptimizer({name: [p] for name, p in self.learned.items()}, {})
+        rates = training.gaussians
+        self.optimizer.set_rates(
+            {
+                "face_sh_dc": rates.sh_dc,
+                "face_sh_rest": rates.sh_dc * SH_REST_SHARE,
+                "mouth_sh_dc": rates.sh_dc,
+                "mouth_sh_rest": rates.sh_dc * SH_REST_SHARE,
+                "face_opacities_raw": rates.fuse_opacity,
+            }
+        )
+
+    def draw(self, step: int) -> FrameBatch:
+        """Frames of the step, on the training device."""
+        indices = self.sampler.next(step, self.config.frames_per_step)
+        return self.dataset.batch(indices, self.head.key_black.device)
+
+    def render(self, frames: FrameBatch, step: int) -> HeadRender:
+        """What synthesis draws: on black, which is green with the key subtracted as green * (1 - alpha)."""
+        return self.head(frames.condition, Mode())
+
+    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """The complete frame."""
+        image = render.over(frames.background)
+        terms = {"photometric": losses.photometric(image, frames.image, self.config.losses.dssim)}
+        if self.perceptual is not None and step > self.steps - self.config.lpips_last:
+            size = draw_patch_size(self.config.lpips_patch, image.shape[-1], self.generator)
+            terms["lpips"] = self.config.losses.lpips * self.perceptual.patches(image, frames.image, size)
+        return terms
+
+    def update(self, render: HeadRender, frames: FrameBatch, step: int) -> None:
+        """The number of Gaussians stays."""
+        self.optimizer.step()
+
+    def measures(self) -> Mapping[str, float]:
+        """Nothing changes but the losses."""
+        return {}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Learned parameters, optimiser, random numbers."""
+        tensors: dict[str, Tensor] = {f"learned.{name}": p for name, p in self.learned.items()}
+        tensors |= {f"optimizer.{name}": t for name, t in self.optimizer.tensors().items()}
+        return tensors, {"sampler": self.sampler.state(), "generator": self.generator.bit_generator.state}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        for name, parameter in self.learned.items():
+            parameter.copy_(tensors[f"learned.{name}"])
+        prefix = "optimizer."
+        self.optimizer.load_tensors({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        self.sampler.restore(document["sampler"])
+        self.generator.bit_generator.state = document["generator"]

@@ -1,0 +1,80 @@
+"""Named parameter groups over torch's Adam, with the surgery that density control needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+STRUCTURE_GROUPS = ("means", "sh_dc", "sh_rest", "opacities_raw", "scales_raw", "quaternions_raw")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class GroupedOptimizer:
+    """Adam or AdamW over named groups whose rates are set from outside each step.
+
+    Args:
+        groups: name -> parameters, in a fixed order.
+        decay: name -> weight decay (decoupled for AdamW, L2 for Adam); absent means 0.
+        decoupled: AdamW instead of Adam.
+        betas, eps: as torch's.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, Iterable[nn.Parameter]],
+        decay: Mapping[str, float] | None = None,
+        decoupled: bool = False,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-15,
+    ):
+        kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+        decay = decay or {}
+        specs = [
+            {"params": list(parameters), "name": name, "lr": 0.0, "weight_decay": decay.get(name, 0.0)}
+            for name, parameters in groups.items()
+        ]
+        self.torch = kind(specs, lr=0.0, betas=betas, eps=eps)
+
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Learning rate of every group named here; the others rest at 0."""
+        for group in self.torch.param_groups:
+            group["lr"] = rates.get(group["name"], 0.0)
+
+    def step(self) -> None:
+        """Move the parameters and drop their gradients."""
+        self.torch.step()
+        self.torch.zero_grad(set_to_none=True)
+
+    def moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """First and second moments of a parameter; empty before its first step."""
+        return {k: v for k, v in self.torch.state.get(parameter, {}).items() if k in MOMENTS}
+
+    def replace(self, old: nn.Parameter, new: nn.Parameter, moments: Mapping[str, Tensor]) -> None:
+        """Put `new` in the place of `old`, with these moments and the old step count."""
+        state = self.torch.state.pop(old, None)
+        for group in self.torch.param_groups:
+            group["params"] = [new if p is old else p for p in group["params"]]
+        if state is not None:
+            self.torch.state[new] = {**state, **moments}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All moments and step counts under `group.index.name`, for a checkpoint."""
+        out = {}
+        for group in self.torch.param_groups:
+            for i, parameter in enumerate(group["params"]):
+                for key, value in self.torch.state.get(parameter, {}).items():
+                    out[f"{group['name']}.{i}.{key}"] = value
+        return out
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of `tensors`."""
+        for group in self.torch.param_groups:
+            for i, parameter in enumerate(group["params"]):
+                prefix = f"{group['name']}.{i}."
+                state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+                if state:
+                    self.torch.state[parameter] = {
+                        k: v.clone() if k == "step" else v.to(parameter.device).clone() for k, v in state.items()
+                    }

@@ -1,0 +1,74 @@
+"""One adaptation from a subject to an avatar: face, mouth, fuse."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from instag.avatar import save_avatar
+from instag.build import build_face, build_mouth
+from instag.camera import scene_extent
+from instag.config import Config, to_dict
+from instag.data.dataset import SubjectDataset
+from instag.data.split import Split
+from instag.fields.structure import GaussianField, random_head_points, random_mouth_points
+from instag.files import write_json
+from instag.head import TalkingHead
+from instag.metrics.lpips import load_lpips
+from instag.training.adapt import FaceStage, MouthStage
+from instag.training.fuse import FuseStage
+from instag.training.trainer import train
+
+logger = logging.getLogger(__name__)
+AVATAR = "avatar.safetensors"
+
+
+def adapt(
+    dataset: SubjectDataset, split: Split, folder: Path, config: Config, device: str, progress: bool = True
+) -> Path:
+    """Learn a person's head from the training part of a subject.
+
+    Args:
+        dataset: the subject.
+        split: which frames train and which test.
+        folder: of the run; logs, checkpoints and `avatar.safetensors` go here. An interrupted run continues.
+        config: settings.
+        device: "cpu" or "cuda".
+        progress: show bars.
+
+    Returns:
+        The avatar's path.
+    """
+    torch.manual_seed(config.training.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", to_dict(config))
+    training, model = config.training, config.model
+    # Nothing is pre-trained here, so there is nothing to be careful with during the warm-up.
+    training = replace(
+        training,
+        face=replace(training.face, warmup_rate=1.0),
+        mouth=replace(training.mouth, warmup_rate=1.0),
+    )
+    generator = torch.Generator().manual_seed(training.seed)
+    face_points = random_head_points(training.face.points, generator)
+    mouth_points = random_mouth_points(training.mouth.points, generator)
+    face = GaussianField.from_points(*face_points, max_sh_degree=model.sh_degree)
+    mouth = GaussianField.from_points(*mouth_points, max_sh_degree=model.sh_degree)
+    head = TalkingHead(build_face(model, face), build_mouth(model, mouth)).to(device)
+    extent = scene_extent(dataset.world_to_camera[split.train], training.extent_floor)
+    perceptual = load_lpips(device)
+    identity = {"configuration": to_dict(config), "subject": dataset.id, "frames": split.train.tolist()}
+
+    shared = (head, dataset, split.train, training)
+    for stage in (
+        lambda: FaceStage(*shared, extent, perceptual),
+        lambda: MouthStage(*shared, extent, perceptual),
+        lambda: FuseStage(*shared, perceptual),
+    ):
+        train(stage(), folder, identity, training.log_interval, training.checkpoint_interval, progress)
+    path = folder / AVATAR
+    save_avatar(path, head, dataset, split, model, to_dict(config))
+    return path

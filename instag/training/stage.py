@@ -1,0 +1,226 @@
+"""What the stages share: drawing frames, optimisers and their rates, density control, state for a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from instag.config import StageConfig, TrainingConfig
+from instag.data.dataset import SubjectDataset
+from instag.data.frame import FrameBatch
+from instag.data.sampling import Curriculum, FrameSampler
+from instag.fields.structure import GaussianField
+from instag.head import Branch, HeadRender, Mode, TalkingHead
+from instag.schedule import adaptation_factor, position_rate
+from instag.training.density import DensityControl, Removal, Statistics
+from instag.training.optimizers import STRUCTURE_GROUPS, GroupedOptimizer
+
+GRID_DECAY = 0.01  # decoupled, motion fields' hash grids
+ATTENTION_DECAY = 1e-4
+SH_REST_SHARE = 1 / 20  # of the base colour's rate
+FIELD_BETAS, FIELD_EPS = (0.9, 0.99), 1e-8
+PATCH_REFERENCE = 512  # px, image side in which patch sizes are given
+SMALLEST_PATCH = 32  # px; AlexNet's convolutions need about this much
+
+
+class BranchStage:
+    """Training of one branch on one subject: the base of the face and the mouth stage.
+
+    Subclasses say what is drawn (`mode`), what is minimised (`losses`) and which rates hold (`rates`).
+
+    Args:
+        name: of the stage.
+        head: trained in place, on the training device.
+        branch: the head's branch that learns.
+        dataset: the subject.
+        indices: [M] training frames.
+        curriculum: over those frames, or None.
+        config: of the stage.
+        training: of the whole run.
+        extent: scene extent, head units.
+        prior: whether frames must bring their geometry prior.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        head: TalkingHead,
+        branch: Branch,
+        dataset: SubjectDataset,
+        indices: np.ndarray,
+        curriculum: Curriculum | None,
+        config: StageConfig,
+        training: TrainingConfig,
+        extent: float,
+        prior: bool = False,
+    ):
+        self.name = name
+        self.steps = config.iterations
+        self.head = head
+        self.branch = branch
+        self.dataset = dataset
+        self.config = config
+        self.training = training
+        self.extent = extent
+        self.prior = prior
+        self.device = branch.structure.means.device
+        self.generator = np.random.default_rng([training.seed, len(name), ord(name[0])])
+        self.noise = torch.Generator().manual_seed(training.seed)
+        self.sampler = FrameSampler(indices, curriculum, self.generator)
+        self.gaussians = GroupedOptimizer(gaussian_groups(branch), {})
+        self.fields = GroupedOptimizer(
+            field_groups(branch.motion),
+            {"grid": GRID_DECAY, "attention": ATTENTION_DECAY},
+            decoupled=True,
+            betas=FIELD_BETAS,
+            eps=FIELD_EPS,
+        )
+        self.density: DensityControl | None = None
+        if config.density is not None:
+            self.density = DensityControl(
+                branch.structure, self.gaussians, config.density, self.steps, extent, self.noise, self.removal
+            )
+        head.requires_grad_(False)
+        branch.requires_grad_(True)
+
+    # --- what a stage must say ----------------------------------------------------------------------------------
+    removal: Removal
+
+    def mode(self, step: int) -> Mode:
+        """What is drawn."""
+        raise NotImplementedError
+
+    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """What is minimised."""
+        raise NotImplementedError
+
+    # --- the loop's calls ---------------------------------------------------------------------------------------
+    def draw(self, step: int) -> FrameBatch:
+        """Frames of the step, on the training device."""
+        prior_from = self.config.prior_from
+        prior = self.prior and prior_from is not None and step > prior_from
+        indices = self.sampler.next(step, self.config.frames_per_step)
+        return self.dataset.batch(indices, self.device, prior=prior)
+
+    def render(self, frames: FrameBatch, step: int) -> HeadRender:
+        """The one forward path."""
+        return self.head(frames.condition, self.mode(step))
+
+    def update(self, render: HeadRender, frames: FrameBatch, step: int) -> None:
+        """Density control (which may replace parameters), then the optimisers."""
+        structure = self.branch.structure
+        part = render.face if self.branch is self.head.face else render.mouth
+        if self.density is not None and part is not None:
+            self.density.after_backward(part, frames.condition.camera, step)
+        gaussians, fields = self.rates(step)
+        self.gaussians.set_rates(gaussians)
+        self.fields.set_rates(fields)
+        self.gaussians.step()
+        self.fields.step()
+        if step % self.config.sh_interval == 0:
+            structure.active_sh_degree = min(structure.active_sh_degree + 1, structure.max_sh_degree)
+
+    def rates(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Learning rates of the Gaussians' and of the fields' groups."""
+        rates, factor = self.training.gaussians, self.field_factor(step)
+        fields = self.training.fields
+        return (
+            {
+                "means": position_rate(step, rates.position, rates.position_end, rates.position_steps) * self.extent,
+                "sh_dc": rates.sh_dc,
+                "sh_rest": rates.sh_dc * SH_REST_SHARE,
+                "opacities_raw": rates.opacity,
+                "scales_raw": rates.scale,
+                "quaternions_raw": rates.rotation,
+                "aligner_grid": rates.aligner_grid,
+                "aligner_network": rates.aligner_network,
+            },
+            {
+                "grid": fields.grid * factor,
+                "network": fields.network * factor,
+                "attention": fields.attention * factor,
+            },
+        )
+
+    def field_factor(self, step: int) -> float:
+        """Factor on the motion field's rates (METHOD.md section 6)."""
+        config = self.config
+        return adaptation_factor(step, self.steps, config.rate_decay, config.warmup, config.warmup_rate)
+
+    def measures(self) -> Mapping[str, float]:
+        """Counts for the log."""
+        return {"gaussians": len(self.branch.structure)}
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Branch, optimisers, statistics, random numbers."""
+        tensors = {f"branch.{k}": v for k, v in self.branch.state_dict().items()}
+        tensors |= {f"gaussians.{k}": v for k, v in self.gaussians.tensors().items()}
+        tensors |= {f"fields.{k}": v for k, v in self.fields.tensors().items()}
+        tensors["noise"] = self.noise.get_state()
+        if self.density is not None:
+            tensors["density.gradient"] = self.density.statistics.gradient
+            tensors["density.visible"] = self.density.statistics.visible
+        return tensors, {
+            "sampler": self.sampler.state(),
+            "generator": self.generator.bit_generator.state,
+            "active_sh_degree": self.branch.structure.active_sh_degree,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        resize_structure(self.branch.structure, len(tensors["branch.structure.means"]), self.gaussians)
+        self.branch.load_state_dict(_below("branch.", tensors))
+        self.gaussians.load_tensors(_below("gaussians.", tensors))
+        self.fields.load_tensors(_below("fields.", tensors))
+        self.noise.set_state(tensors["noise"])
+        if self.density is not None:
+            self.density.statistics = Statistics(
+                tensors["density.gradient"].to(self.device), tensors["density.visible"].to(self.device)
+            )
+        self.sampler.restore(document["sampler"])
+        self.generator.bit_generator.state = document["generator"]
+        self.branch.structure.active_sh_degree = document["active_sh_degree"]
+
+
+def draw_patch_size(limits: tuple[int, int], size: int, generator: np.random.Generator) -> int:
+    """An even patch side for the perceptual term: drawn from `limits` (px at 512), scaled to the image."""
+    drawn = int(generator.integers(limits[0] // 2, limits[1] // 2 + 1)) * 2
+    return max(SMALLEST_PATCH, 2 * round(drawn * size / PATCH_REFERENCE / 2))
+
+
+def gaussian_groups(branch: Branch) -> dict[str, list[nn.Parameter]]:
+    """The structure's parameters, one group each, and the aligner's grid and network."""
+    groups = {name: [getattr(branch.structure, name)] for name in STRUCTURE_GROUPS}
+    if branch.aligner is not None:
+        groups["aligner_grid"] = list(branch.aligner.encoding.parameters())
+        groups["aligner_network"] = list(branch.aligner.decoder.parameters())
+    return groups
+
+
+def field_groups(motion: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """A motion field's hash grid, temporal attention, and networks."""
+    grid = list(motion.encoding.parameters())
+    attention = list(motion.audio.attention.parameters())
+    taken = {id(p) for p in grid + attention}
+    return {
+        "grid": grid,
+        "network": [p for p in motion.parameters() if id(p) not in taken],
+        "attention": attention,
+    }
+
+
+def resize_structure(structure: GaussianField, count: int, optimizer: GroupedOptimizer) -> None:
+    """Make room for `count` Gaussians, whose values are then loaded."""
+    for name, old in list(structure.named_parameters(recurse=False)):
+        new = nn.Parameter(old.new_zeros(count, *old.shape[1:]))
+        optimizer.replace(old, new, {})
+        setattr(structure, name, new)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
