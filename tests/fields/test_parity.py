@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from instag.fields import encoding
 from instag.fields.aligner import build_face_aligner, build_mouth_aligner
 from instag.fields.motion import Deformation, build_face_field, build_mouth_field
 from instag.fields.personalized import build_personalized_face, build_personalized_mouth
@@ -19,7 +20,6 @@ OUTPUT_TOLERANCE = 1e-5  # relative L2 per tensor; the gradients' below, by fixt
 POINT_GRADIENT = 2e-5
 TOLERANCES = {"audio_att_net.": 5e-3, "audio_net.encoder_conv.6.": 2e-3}
 PARAMETER_GRADIENT = 1e-4
-# Its audio network is linear and has no last convolution; the reference recorded this file at the same precision.
 
 SIZES = {"deepspeech": (29, 16), "esperanto": (44, 16), "ave": (512, 1)}
 
@@ -90,8 +90,10 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("with_numba", [True, False], ids=["numba", "torch"])
 @pytest.mark.parametrize(("name", "kind", "extractor"), CASES)
-def test_outputs_and_gradients_match_the_reference(name, kind, extractor):
+def test_outputs_and_gradients_match_the_reference(monkeypatch, name, kind, extractor, with_numba):
+    monkeypatch.setattr(encoding, "HAS_NUMBA", encoding.HAS_NUMBA and with_numba)
     record = load(name)
     out, modules, x = run(record, kind, extractor)
     field = modules[kind]
