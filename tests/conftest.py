@@ -18,6 +18,7 @@ from instag.data.layout import FPS, LABEL_COLORS, MESH_VERTICES, SAMPLE_RATE, La
 MADE_FRAMES, MADE_SIZE = 60, 64
 DISTANCE = 0.72  # head units from the camera to the head
 HEAD_RADII = (0.29, 0.37)  # of the picture: the ellipse of head and hair
+MESH_RADII = (0.06, 0.08, 0.07)  # head units: the ellipsoid on which the face mesh lies
 HAIR_SHARE = 0.45  # the upper part of the ellipse is hair
 UNIT_NAMES = ("AU01", "AU02", "AU04", "AU05", "AU06", "AU07", "AU25", "AU45")
 COLORS = {
@@ -166,11 +167,22 @@ def write_made_subject(
 
 
 def made_mesh(world_to_camera: np.ndarray) -> np.ndarray:
-    """468 points on the front of an ellipsoid of the head's size, camera space, [T, 468, 3]."""
-    k = np.arange(MESH_VERTICES) + 0.5
-    z = 1 - 0.9 * k / MESH_VERTICES  # sunflower on the half sphere turned to the viewer
-    r, angle = np.sqrt(1 - z**2), k * np.pi * (1 + 5**0.5)
-    world = np.stack([0.06 * r * np.cos(angle), 0.08 * r * np.sin(angle), 0.07 * z], 1)
+    """The face mesh's net spread over the front of an ellipsoid of the head's size, camera space, [T, 468, 3]."""
+    from instag.data_utils.face_mesh import face_triangles
+    from instag.data_utils.face_points import FACE_OVAL_LOOP
+
+    triangles = face_triangles().astype(int)
+    joined = np.zeros((MESH_VERTICES, MESH_VERTICES))
+    for a, b in ((0, 1), (1, 2), (2, 0)):
+        joined[triangles[:, a], triangles[:, b]] = joined[triangles[:, b], triangles[:, a]] = 1
+    oval = list(FACE_OVAL_LOOP)  # clockwise in the picture, from the top of the forehead
+    angle = 2 * np.pi * np.arange(len(oval)) / len(oval)
+    system = np.diag(joined.sum(1)) - joined  # each point in the middle of its neighbours ...
+    system[oval] = np.eye(MESH_VERTICES)[oval]  # ... and the oval on a circle
+    right = np.zeros((MESH_VERTICES, 2))
+    right[oval] = 0.95 * np.stack([np.sin(angle), np.cos(angle)], 1)
+    disc = np.linalg.solve(system, right)
+    world = np.column_stack([disc, np.sqrt(1 - (disc**2).sum(1))]) * MESH_RADII
     return world @ world_to_camera[:, :3, :3].transpose(0, 2, 1) + world_to_camera[:, None, :3, 3]
 
 

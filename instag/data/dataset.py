@@ -274,9 +274,10 @@ class SubjectDataset:
                 f"{self.source.path}: no face mesh and no sapiens/ to take depth and normals from; "
                 "process the clip anew, or switch the geometry prior off"
             )
-        from instag.data_utils.priors import FACE_TRIANGLES, rasterize_mesh
+        from instag.data_utils.face_mesh import face_triangles
+        from instag.data_utils.priors import rasterize_mesh
 
-        return rasterize_mesh(self.tracks.mesh[i], FACE_TRIANGLES, self.focal, self.size)
+        return rasterize_mesh(self.tracks.mesh[i], face_triangles(), self.focal, self.size)
 
 
 def lip_rectangles(landmarks: np.ndarray, size: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import struct
 import tempfile
 import weakref
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +29,7 @@ from instag.data.frame_store import (
     VideoFrames,
     check_tracks,
     decode_picture,
+    encode_video,
     opencv,
 )
 from instag.data.layout import FORMAT_VERSION, FPS, PACK_SUFFIX, Label, Pack, SubjectFolder
@@ -37,8 +39,6 @@ from instag.files import atomic_path
 from instag.version import __version__
 
 REMEDY = "pack the subject anew with `instag process`"
-VIDEO_CRF = 12  # H.264 4:4:4: 44 dB at 2 MB per 10 s (issue 2, item 3)
-VIDEO_PIXELS = "yuv444p"
 MAX_FRAMES = 1_000_000  # 11 hours: anything above is damage
 MAX_SIZE = 8192  # px
 MAX_META_BYTES = 1 << 20
@@ -83,8 +83,8 @@ def _write_members(archive: zipfile.ZipFile, source: FolderSource, scratch: Path
         "provenance": {"written_by": f"instag {__version__}", "subject": _subject_manifest(folder)},
     }
     archive.writestr(Pack.META, json.dumps(meta, indent=1))
-    archive.write(_video(folder.frames, source, "frames", scratch), Pack.FRAMES)
-    archive.write(_video(folder.plates, source, "plates", scratch), Pack.PLATES)
+    archive.write(_video(folder.frames, source, source.image, scratch), Pack.FRAMES)
+    archive.write(_video(folder.plates, source, source.plate, scratch), Pack.PLATES)
     archive.writestr(Pack.TRACKS, safetensors.numpy.save(_track_arrays(tracks)))
     if folder.audio.is_file():
         archive.write(folder.audio, Pack.AUDIO)
@@ -116,19 +116,9 @@ def _track_arrays(tracks: SubjectTracks) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
 
 
-def _video(ready: Path, source: FrameSource, kind: str, scratch: Path) -> Path:
+def _video(ready: Path, source: FrameSource, read: Callable[[int], np.ndarray], scratch: Path) -> Path:
     """The folder's own video, or the field's pictures encoded into one."""
-    if ready.is_file():
-        return ready
-    from instag.media import VideoWriter
-
-    path = scratch / f"{kind}.mp4"
-    size = (source.size, source.size)
-    read = source.image if kind == "frames" else source.plate
-    with VideoWriter(path, FPS, size, crf=VIDEO_CRF, pixel_format=VIDEO_PIXELS, gop=KEY_INTERVAL) as video:
-        for i in range(source.frames):
-            video.write(read(i))
-    return path
+    return ready if ready.is_file() else encode_video(scratch / ready.name, read, source.frames, source.size)
 
 
 def encode_labels(labels: np.ndarray) -> bytes:
@@ -184,6 +174,10 @@ class PackSource:
         if labels.max(initial=0) > max(Label):
             raise DataError(f"{label} holds unknown label {labels.max()}; {REMEDY}")
         return labels
+
+    def plates_video(self) -> bytes:
+        """All plates as one H.264 file."""
+        return self._read(Pack.PLATES)
 
     def network_prior(self, i: int) -> None:
         """None: a pack carries mesh vertices in place of depth and normal maps."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from instag.data.frame_store import (
     action_unit_name,
     check_tracks,
     decode_picture,
+    encode_video,
 )
 from instag.data.layout import LABEL_COLORS, LANDMARKS, Label, SubjectFolder
 from instag.errors import DataError
@@ -88,6 +90,14 @@ class FolderSource:
             return self._background
         path = self.folder.torso(i)
         return lay_over(decode_picture(_read_bytes(path), str(path), alpha=True), self._background, str(path))
+
+    def plates_video(self) -> bytes:
+        """All plates as one H.264 file; encoded here where the folder has only the field's torso_imgs."""
+        if self._plates_video:
+            return _read_bytes(self.folder.plates)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = encode_video(Path(scratch) / self.folder.plates.name, self.plate, self.frames, self.size)
+            return path.read_bytes()
 
     def network_prior(self, i: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Depth [H, W] (larger when farther) and normals [H, W, 3] of sapiens/, or None where there are none."""

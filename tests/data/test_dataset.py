@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import MADE_FRAMES, MADE_SIZE, opening
+from conftest import DISTANCE, MADE_FRAMES, MADE_SIZE, MESH_RADII, opening
 
 from instag.data.dataset import SubjectDataset, inner_lip_heights, lip_rectangles
+from instag.data.frame_store import VideoFrames
 from instag.data.layout import EXPRESSION_UNITS, LABEL_COLORS, Label, SubjectFolder
 from instag.data.subject_folder import labels_from_colors, lay_over
 from instag.errors import DataError
@@ -21,7 +22,8 @@ def dataset(made_subject):
 
 
 def psnr(a, b):
-    return 10 * np.log10(1 / np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2))
+    error = np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2)
+    return 10 * np.log10(1 / max(error, 1e-12))
 
 
 def test_batch_has_the_shapes_and_ranges_of_the_contract(dataset):
@@ -264,6 +266,29 @@ def test_network_prior_is_read_and_resized(make_subject):
     assert prior.valid.dtype == torch.bool and not prior.valid[..., :4].any() and prior.valid[..., 4:].all()
     assert torch.allclose(prior.depth[prior.valid], torch.tensor(3.0))
     assert torch.allclose(prior.normal[0, 2][prior.valid[0, 0]], torch.tensor(1.0))
+
+
+def test_mesh_prior_is_the_ellipsoid_that_the_mesh_lies_on(dataset):
+    prior = dataset.batch([0, 10], prior=True).prior
+    assert prior.depth.shape == (2, 1, MADE_SIZE, MADE_SIZE) and prior.valid.float().mean() > 0.1
+    depth = prior.depth[prior.valid]
+    assert DISTANCE - MESH_RADII[2] - 1e-3 < depth.min() < DISTANCE - 0.95 * MESH_RADII[2] and depth.max() < DISTANCE
+    for frame in range(2):
+        valid = prior.valid[frame, 0]
+        normal = prior.normal[frame, :, valid]  # [3, n]
+        torch.testing.assert_close(normal.norm(dim=0), torch.ones(normal.shape[1]))
+        assert (normal[2] > 0).all()  # to the viewer
+        rows, columns = valid.nonzero(as_tuple=True)
+        upper, right = rows < rows.float().mean() - 5, columns > columns.float().mean() + 5
+        assert normal[1, upper].mean() > 0.2 and normal[0, right].mean() > 0.2  # y up, x right
+
+
+def test_plates_travel_as_a_video(dataset, made_field_subject, tmp_path):
+    with SubjectDataset.open(made_field_subject) as field:
+        for one in (dataset, field):
+            path = tmp_path / f"{one.source.run}.mp4"
+            path.write_bytes(one.source.plates_video())
+            assert psnr(VideoFrames(path, MADE_FRAMES).read(31) / 255, dataset.picture(31).plate / 255) > 38
 
 
 def test_subject_without_any_prior_says_so(made_field_subject):

@@ -91,7 +91,7 @@ for name in ("av", "mediapipe", "pocketsphinx", "numba", "tyro", "soundfile", "t
     sys.modules[name] = None  # an import of it now fails
 from instag.data.dataset import SubjectDataset
 with SubjectDataset.open({str(pack)!r}) as dataset:
-    assert dataset.batch([0, 40]).image.shape[0] == 2 and len(dataset.statistics) == {MADE_FRAMES}
+    assert dataset.batch([0, 40], prior=True).image.shape[0] == 2 and len(dataset.statistics) == {MADE_FRAMES}
     assert len(dataset.sound()[0])
 print("read")
 """
