@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import reference, tiled
-from .projection import FEATURES, project
+from .projection import FEATURES, project, unit
 from .settings import MAX_SH_DEGREE, RasterizerError, RasterOutput, RasterSettings
 
 BACKENDS = ("cuda", "numba", "torch", "reference")  # `reference` is the dense oracle: never chosen by `auto`
@@ -111,11 +111,10 @@ def rasterize(
 def finish(blended: Tensor, background: Tensor, radii: Tensor) -> RasterOutput:
     """Blended features and alpha [B, 8 + E, H, W] to images: the background behind, normals of unit length."""
     color, depth, normal, extra, alpha = blended.split([3, 1, 3, blended.shape[1] - FEATURES - 1, 1], 1)
-    length = torch.linalg.vector_norm(normal, dim=1, keepdim=True)
     return RasterOutput(
         color=color + (1 - alpha) * background[..., None, None],
         depth=depth,
-        normal=normal / torch.where(length > 0, length, 1.0),
+        normal=unit(normal),
         alpha=alpha,
         extra=extra,
         radii=radii,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from .settings import TILE, RasterSettings
 
@@ -49,9 +48,15 @@ class Projection:
     tiles: Tensor  # [B, N, 4] int64, half-open tile ranges x0 x1 y0 y1; empty where the radius is 0
 
 
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors along dimension 1 at length 1; zero stays zero (with a finite gradient)."""
+    squared = (vectors * vectors).sum(1, keepdim=True)  # torch's own norm is many times slower along this dimension
+    return vectors * torch.rsqrt(torch.where(squared > 0, squared, 1.0))
+
+
 def rotation_matrices(quaternions: Tensor) -> Tensor:
-    """[..., 4] wxyz of any length > 0 to [..., 3, 3]."""
-    w, x, y, z = normalize(quaternions, dim=-1).unbind(-1)
+    """Quaternions wxyz of any length > 0, [B, 4, N], to matrices [B, 3, 3, N]."""
+    w, x, y, z = unit(quaternions).unbind(1)
     entries = [
         1 - 2 * (y * y + z * z),
         2 * (x * y - w * z),
@@ -63,12 +68,12 @@ def rotation_matrices(quaternions: Tensor) -> Tensor:
         2 * (y * z + w * x),
         1 - 2 * (x * x + y * y),
     ]
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+    return torch.stack(entries, 1).unflatten(1, (3, 3))
 
 
 def sh_basis(directions: Tensor, degree: int) -> Tensor:
-    """Real spherical harmonics in 3DGS's order and signs: unit directions [..., 3] to [..., (degree + 1)^2]."""
-    x, y, z = directions.unbind(-1)
+    """Real spherical harmonics in 3DGS's order and signs: unit directions [B, 3, N] to [B, (degree + 1)^2, N]."""
+    x, y, z = directions.unbind(1)
     basis = [torch.full_like(x, SH0)]
     if degree >= 1:
         basis += [-SH1 * y, SH1 * z, -SH1 * x]
@@ -85,39 +90,36 @@ def sh_basis(directions: Tensor, degree: int) -> Tensor:
             SH3[5] * z * (xx - yy),
             SH3[6] * x * (xx - 3 * yy),
         ]
-    return torch.stack(basis, -1)
-
-
-def smallest_axis(scales: Tensor) -> Tensor:
-    """Index of the thinnest axis, [..., 3] to [...]: z if strictly below both others, else y likewise, else x."""
-    x, y, z = scales.unbind(-1)
-    return torch.where((z < x) & (z < y), 2, torch.where((y < x) & (y < z), 1, 0))
+    return torch.stack(basis, 1)
 
 
 def facing_normals(rotations: Tensor, scales: Tensor, rays: Tensor) -> Tensor:
-    """The thinnest axis of each Gaussian, turned against its viewing ray [..., 3]; axis and sign carry no gradient."""
-    index = smallest_axis(scales)[..., None, None].expand(*scales.shape, 1)
-    normals = rotations.gather(-1, index).squeeze(-1)  # [B, N, 3]
-    away = (normals * rays).sum(-1, keepdim=True) > 0
+    """The thinnest axis of each Gaussian, [B, 3, N], turned against its viewing ray; choice and sign: no gradient."""
+    x, y, z = scales.unbind(1)
+    axis_z, axis_y = ((z < x) & (z < y))[:, None], ((y < x) & (y < z))[:, None]
+    normals = torch.where(axis_z, rotations[:, :, 2], torch.where(axis_y, rotations[:, :, 1], rotations[:, :, 0]))
+    away = (normals * rays).sum(1, keepdim=True) > 0
     return torch.where(away, -normals, normals)
 
 
-def screen_axes(
-    view: Tensor,  # [B, N, 3] camera space
-    depth: Tensor,  # [B, N] positive
-    axes: Tensor,  # [B, N, 3, 3] camera-space axes in columns, scaled
-    focal: Tensor,  # [B, 1]
-    settings: RasterSettings,
-) -> tuple[Tensor, Tensor]:
-    """The Gaussians' three axes on the screen, in px: rows u and v of J W R S, each [B, N, 3]."""
-    limit_x = JACOBIAN_LIMIT * settings.width / (2 * focal)
-    limit_y = JACOBIAN_LIMIT * settings.height / (2 * focal)
-    slope_x = torch.clamp(view[..., 0] / depth, -limit_x, limit_x)[..., None]
-    slope_y = torch.clamp(view[..., 1] / depth, -limit_y, limit_y)[..., None]
-    magnification = (focal / depth)[..., None]
-    along_u = magnification * (axes[..., 0, :] - slope_x * axes[..., 2, :])
-    along_v = magnification * (axes[..., 1, :] - slope_y * axes[..., 2, :])
-    return along_u, along_v
+def screen_axes(view: Tensor, depth: Tensor, axes: Tensor, focal: Tensor, settings: RasterSettings) -> list[Tensor]:
+    """The Gaussians' three axes on the screen, in px: rows u and v of J W R S, each [B, 3, N].
+
+    `view` [B, 3, N] and `axes` [B, 3, 3, N] (axes in columns, scaled) are in camera space, `depth` [B, N] is positive.
+    """
+    magnification = (focal / depth)[:, None]
+    rows = []
+    for row, size in enumerate((settings.width, settings.height)):
+        limit = JACOBIAN_LIMIT * size / (2 * focal)
+        slope = torch.clamp(view[:, row] / depth, -limit, limit)[:, None]
+        rows.append(magnification * (axes[:, row] - slope * axes[:, 2]))
+    return rows
+
+
+def squared_area(a: Tensor, b: Tensor) -> Tensor:
+    """|a x b|^2, [B, 3, N] and [B, 3, N] to [B, N]."""
+    (a0, a1, a2), (b0, b1, b2) = a.unbind(1), b.unbind(1)
+    return (a1 * b2 - a2 * b1).square() + (a2 * b0 - a0 * b2).square() + (a0 * b1 - a1 * b0).square()
 
 
 def project(
@@ -133,34 +135,35 @@ def project(
     means2d: Tensor | None,  # [B, N, 2] normalised device units
 ) -> Projection:
     """Project every Gaussian into every view; arguments as `rasterize` has checked and expanded them."""
-    rotation, translation = world_to_camera[:, :3, :3], world_to_camera[:, :3, 3]
+    rotation, translation = world_to_camera[:, :3, :3], world_to_camera[:, :3, 3:]
     focal = focal[:, None]
-    view = means @ rotation.transpose(1, 2) + translation[:, None]
-    in_front = view[..., 2] > settings.near
-    depth = torch.where(in_front, view[..., 2], 1.0)  # anything harmless to divide by where nothing is drawn
+    # Components first, Gaussians last: every operation below then runs over contiguous memory.
+    means, scales, quaternions, extra = (t.transpose(1, 2).contiguous() for t in (means, scales, quaternions, extra))
+    view = rotation @ means + translation
+    in_front = view[:, 2] > settings.near
+    depth = torch.where(in_front, view[:, 2], 1.0)  # anything harmless to divide by where nothing is drawn
 
-    u = focal * view[..., 0] / depth + (settings.width / 2 - 0.5)
-    v = focal * view[..., 1] / depth + (settings.height / 2 - 0.5)
+    u = focal * view[:, 0] / depth + (settings.width / 2 - 0.5)
+    v = focal * view[:, 1] / depth + (settings.height / 2 - 0.5)
     if means2d is not None:
         u = u + means2d[..., 0] * (settings.width / 2)
         v = v + means2d[..., 1] * (settings.height / 2)
 
     rotations = rotation_matrices(quaternions)
-    axes = (rotation[:, None] @ rotations) * scales[..., None, :]
+    axes = (rotation @ rotations.flatten(2)).view_as(rotations) * scales[:, None]
     along_u, along_v = screen_axes(view, depth, axes, focal, settings)
-    raw_uu, raw_vv = (along_u * along_u).sum(-1), (along_v * along_v).sum(-1)
-    cov_uu, cov_uv, cov_vv = raw_uu + DILATION, (along_u * along_v).sum(-1), raw_vv + DILATION
+    raw_uu, cov_uv, raw_vv = (along_u * along_u).sum(1), (along_u * along_v).sum(1), (along_v * along_v).sum(1)
+    cov_uu, cov_vv = raw_uu + DILATION, raw_vv + DILATION
     # det(A A^T + dI) by Cauchy-Binet: positive by construction, where uu * vv - uv^2 cancels for long thin splats
-    parallelogram = torch.linalg.cross(along_u, along_v).square().sum(-1)
-    det = parallelogram + DILATION * (raw_uu + raw_vv) + DILATION**2
+    det = squared_area(along_u, along_v) + DILATION * (raw_uu + raw_vv) + DILATION**2
 
-    rays = means + (rotation.transpose(1, 2) @ translation[..., None]).transpose(1, 2)  # mean - camera centre
-    basis = sh_basis(normalize(rays, dim=-1), settings.sh_degree)
-    color = torch.einsum("bnk,nkc->bnc", basis, sh[:, : basis.shape[-1]]) + 0.5
+    rays = means + rotation.transpose(1, 2) @ translation  # mean - camera centre
+    basis = sh_basis(unit(rays), settings.sh_degree)
+    color = (basis[:, :, None] * sh[:, : basis.shape[1]].permute(1, 2, 0).contiguous()).sum(1) + 0.5
     normals = facing_normals(rotations, scales, rays)
 
-    geometry = torch.stack([u, v, cov_vv / det, -cov_uv / det, cov_uu / det, opacities], -1)
-    records = torch.cat([geometry, color.clamp_min(0), depth[..., None], normals, extra], -1)
+    geometry = torch.stack([u, v, cov_vv / det, -cov_uv / det, cov_uu / det, opacities], 1)
+    records = torch.cat([geometry, color.clamp_min(0), depth[:, None], normals, extra], 1).transpose(1, 2).contiguous()
     with torch.no_grad():
         reach = tile_ranges_exact if settings.extent == "exact" else tile_ranges_three_sigma
         radius = three_sigma_radius(cov_uu, cov_uv, cov_vv)
@@ -199,8 +202,6 @@ def tile_ranges_exact(
         first = (center - half).ceil().clamp(0, size)
         last = (center + half).floor().clamp(-1, size - 1)
         reached = (squared_sigmas > 0) & (last >= first)
-        return [
-            torch.where(reached, tile, 0).long() for tile in (first.div(TILE).floor(), last.div(TILE).floor() + 1)
-        ]
+        return [torch.where(reached, tile, 0).long() for tile in (first.div(TILE).floor(), last.div(TILE).floor() + 1)]
 
     return torch.stack(span(u, cov_uu, settings.width) + span(v, cov_vv, settings.height), -1)

@@ -35,10 +35,12 @@ class RasterSettings:
 
     @property
     def tiles_x(self) -> int:
+        """Tiles in a row, the last one perhaps cut off."""
         return -(-self.width // TILE)
 
     @property
     def tiles_y(self) -> int:
+        """Tiles in a column, the last one perhaps cut off."""
         return -(-self.height // TILE)
 
 
