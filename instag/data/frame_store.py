@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -130,29 +130,54 @@ class Picture(NamedTuple):
 
 
 class VideoFrames:
-    """Random access to the frames of a video through OpenCV; sequential reads do not seek."""
+    """Random access to the frames of a video through OpenCV.
+
+    Sequential reads do not seek. After a seek the frames from the key frame on are kept, so that reading backwards (the
+    pose track of a synthesis runs forward and back) decodes each group of pictures once.
+    """
 
     def __init__(self, path: Path, frames: int, label: str | None = None):
         """path: the file; frames: how many it must hold; label: what errors call it (a member of a pack)."""
         self.path, self.frames, self.label = path, frames, label or str(path)
         self._capture = None
         self._next = 0
+        self._group: dict[int, np.ndarray] = {}  # frames of one group of pictures, RGB
 
     def read(self, i: int) -> np.ndarray:
         """Frame i as uint8 RGB [H, W, 3]; DataError where the video ends early or is damaged."""
         if not 0 <= i < self.frames:
             raise IndexError(f"frame {i} of {self.frames}")
+        if i in self._group:
+            return self._group[i]
+        capture = self._open()
+        if self._next <= i < self._next + KEY_INTERVAL:
+            while self._next < i and capture.grab():
+                self._next += 1
+            return self._decode(i)
+        self._next = i - i % KEY_INTERVAL
+        capture.set(opencv().CAP_PROP_POS_FRAMES, self._next)
+        self._group = {j: self._decode(j) for j in range(self._next, i + 1)}
+        return self._group[i]
+
+    def close(self) -> None:
+        """Release the decoder; the next read opens it again."""
+        if self._capture is not None:
+            self._capture.release()
+        self._capture = None
+        self._group = {}
+
+    def _open(self) -> Any:  # cv2.VideoCapture; OpenCV is imported late
         cv2 = opencv()
         if self._capture is None:
             self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
             self._next = 0
         if not self._capture.isOpened():
+            self.close()
             raise DataError(f"{self.label}: not a video that OpenCV can read; make it anew with `instag process`")
-        if not self._next <= i < self._next + KEY_INTERVAL:
-            self._capture.set(cv2.CAP_PROP_POS_FRAMES, i)
-            self._next = i
-        while self._next < i and self._capture.grab():
-            self._next += 1
+        return self._capture
+
+    def _decode(self, i: int) -> np.ndarray:
+        """The next frame, which must be i."""
         found, frame = self._capture.read()
         if not found or self._next != i:
             self.close()
@@ -162,12 +187,6 @@ class VideoFrames:
             )
         self._next = i + 1
         return np.ascontiguousarray(frame[..., ::-1])  # BGR -> RGB
-
-    def close(self) -> None:
-        """Release the decoder; the next read opens it again."""
-        if self._capture is not None:
-            self._capture.release()
-        self._capture = None
 
 
 class FrameStore:

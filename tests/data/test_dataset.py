@@ -212,6 +212,16 @@ def test_any_order_of_reading_gives_the_same_frames(made_subject):
         assert all(np.array_equal(other.picture(int(i)).image, forward[int(i)]) for i in order)
 
 
+def test_reading_backwards_decodes_each_group_once(made_subject):
+    video = VideoFrames(SubjectFolder(made_subject).frames, MADE_FRAMES)
+    forward = [video.read(i) for i in range(MADE_FRAMES)]
+    decode, decoded = video._decode, []
+    video._decode = lambda i: decoded.append(i) or decode(i)
+    backward = [video.read(i) for i in reversed(range(MADE_FRAMES))]
+    assert len(decoded) == MADE_FRAMES
+    assert all(np.array_equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
+
+
 def test_cache_stays_within_its_bytes(made_subject):
     frame = MADE_SIZE**2 * 7
     with SubjectDataset.open(made_subject, cache_bytes=10 * frame) as dataset:
