@@ -156,7 +156,7 @@ def save_avatar(
         "expression": torch.from_numpy(dataset.expression),
         "train": torch.from_numpy(split.train),
         "test": torch.from_numpy(split.test),
-        "plates": torch.frombuffer(bytearray((dataset.source.path / "plates.mp4").read_bytes()), dtype=torch.uint8),
+        "plates": torch.frombuffer(bytearray(dataset.source.plates_video()), dtype=torch.uint8),
     }
     header = {
         "format": FORMAT,
