@@ -8,7 +8,6 @@ the same extractor.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from instag.data_utils.face_points import (
     RIGHT_LID_PAIRS,
     UPPER_INNER_LIP,
 )
+from instag.data_utils.files import replacing
 
 ACTION_UNITS = ("AU01", "AU02", "AU04", "AU05", "AU06", "AU07", "AU25", "AU45")
 STRONGEST = 5.0
@@ -114,11 +114,9 @@ def write_csv(path: Path, units: Mapping[str, np.ndarray], found: np.ndarray, fp
         fps: frames a second.
     """
     titles = ["frame", " timestamp", " success", *(f" {name}_r" for name in units)]
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(titles)
         for i, success in enumerate(found):
             intensities = [f" {values[i]:.3f}" for values in units.values()]
             writer.writerow([str(i + 1), f" {i / fps:.3f}", f" {int(success)}", *intensities])
-    os.replace(partial, path)

@@ -6,21 +6,20 @@ deleted once a subject is complete.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from instag.data.layout import SubjectFolder
+from instag.data_utils.background import Plate
+from instag.data_utils.files import PNG_FAST, read_image, replacing, write_image
 from instag.data_utils.pose import HeadTrack
 from instag.data_utils.video import FrameReader
 from instag.errors import DataError
-
-PNG_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,6 @@ class WorkFiles:
         """Background plate, RGBA PNG; alpha is 255 where the background was seen."""
         return self.root / "plate.png"
 
-    @property
-    def parser(self) -> Path:
-        """The fitted parser of this clip, pickled by this program for its own worker processes."""
-        return self.root / "parser.pkl"
-
 
 class PersonMasks:
     """Reader of `WorkFiles.person`."""
@@ -79,12 +73,9 @@ class PersonMasks:
 
 def write_person_masks(path: Path, masks: Iterable[np.ndarray]) -> None:
     """Store masks, uint8 [h, w], for `PersonMasks`; atomic."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         for i, mask in enumerate(masks):
             archive.writestr(f"{i}.png", cv2.imencode(".png", mask, PNG_FAST)[1].tobytes())
-    os.replace(partial, path)
 
 
 class ClipView:
@@ -95,11 +86,19 @@ class ClipView:
         count: number of frames T.
         landmarks: [T, 478, 3] float32 pixels of the frames (x right, y down, pixel centres at +0.5; z away).
         track: pose of the head.
+        plate: the clean background, or None before that step.
     """
 
-    def __init__(self, frames: FrameReader, person: PersonMasks, landmarks: np.ndarray, track: HeadTrack) -> None:
+    def __init__(
+        self,
+        frames: FrameReader,
+        person: PersonMasks,
+        landmarks: np.ndarray,
+        track: HeadTrack,
+        plate: Plate | None = None,
+    ) -> None:
         self.size, self.count = frames.size, len(landmarks)
-        self.landmarks, self.track = landmarks, track
+        self.landmarks, self.track, self.plate = landmarks, track, plate
         self._frames, self._person = frames, person
 
     @classmethod
@@ -110,17 +109,32 @@ class ClipView:
             if not path.is_file():
                 raise DataError(f"{path}: missing; run the preprocessing again with --force")
         frames = FrameReader(folder.frames)
-        return cls(
-            frames, PersonMasks(work.person, frames.size), load_landmarks(work.landmarks), load_track(work.track)
-        )
+        person = PersonMasks(work.person, frames.size)
+        plate = load_plate(work.plate) if work.plate.is_file() else None
+        return cls(frames, person, load_landmarks(work.landmarks), load_track(work.track), plate)
 
-    def frames(self, i: int) -> np.ndarray:
+    def frame(self, i: int) -> np.ndarray:
         """Picture i, uint8 [H, W, 3] RGB; not to be written to."""
         return self._frames(i)
 
     def person(self, i: int) -> np.ndarray:
         """Person probability of frame i from the segmentation network, uint8 [H, W]."""
         return self._person(i)
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """[T, 3, 3] head to camera, OpenCV axes."""
+        return self.track.rotation
+
+    @property
+    def translation_cm(self) -> np.ndarray:
+        """[T, 3] head to camera, OpenCV axes."""
+        return self.track.translation_cm
+
+    @property
+    def focal(self) -> float:
+        """Pixels."""
+        return self.track.focal
 
 
 def load_landmarks(path: Path) -> np.ndarray:
@@ -131,15 +145,7 @@ def load_landmarks(path: Path) -> np.ndarray:
 
 def save_track(path: Path, track: HeadTrack) -> None:
     """Write `WorkFiles.track`; atomic."""
-    save_arrays(
-        path,
-        rotation=track.rotation,
-        translation_cm=track.translation_cm,
-        focal=np.float64(track.focal),
-        shape=track.shape,
-        rmse=np.float64(track.rmse),
-        cuts=np.array(track.cuts, np.int64),
-    )
+    save_arrays(path, **{field.name: np.asarray(getattr(track, field.name)) for field in fields(track)})
 
 
 def load_track(path: Path) -> HeadTrack:
@@ -149,9 +155,19 @@ def load_track(path: Path) -> HeadTrack:
         return HeadTrack(z["rotation"], z["translation_cm"], float(z["focal"]), z["shape"], float(z["rmse"]), cuts)
 
 
+def save_plate(path: Path, plate: Plate) -> None:
+    """Write `WorkFiles.plate`; atomic."""
+    alpha = plate.seen[..., None].astype(np.uint8) * 255
+    write_image(path, np.concatenate([plate.image, alpha], axis=2))
+
+
+def load_plate(path: Path) -> Plate:
+    """Read `WorkFiles.plate`."""
+    picture = read_image(path)
+    return Plate(np.ascontiguousarray(picture[..., :3]), picture[..., 3] > 0)
+
+
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """`np.savez`, atomic."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        np.savez(partial, **arrays)

@@ -140,24 +140,31 @@ def iterate_frames(path: Path | str, fps: float = FPS, limit_seconds: float | No
 
 
 def _constant_rate(frames: Iterator[av.VideoFrame], fps: float) -> Iterator[np.ndarray]:
-    first = previous = None  # seconds
-    picture: np.ndarray | None = None
+    first = time = None  # seconds
+    held: av.VideoFrame | None = None  # the frame at `time`, converted once it is known to be wanted
+    shown: np.ndarray | None = None
     duration, k = 1 / fps, 0
+
+    def until(stop: float) -> Iterator[np.ndarray]:
+        nonlocal k, held, shown
+        while k / fps < stop - TIME_SLACK:
+            if held is not None:
+                shown, held = _same_size(_upright(held), shown), None
+            yield shown
+            k += 1
+
     for frame in frames:
-        time = float(frame.pts * frame.time_base)
-        first = time if first is None else first
-        time -= first
-        if previous is not None:
-            if time <= previous:
+        now = float(frame.pts * frame.time_base)
+        first = now if first is None else first
+        now -= first
+        if time is not None:
+            if now <= time:
                 continue  # a repeated time stamp
-            duration = time - previous
-            while k / fps < 0.5 * (previous + time) - TIME_SLACK:
-                yield picture
-                k += 1
-        picture, previous = _same_size(_upright(frame), picture), time
-    while previous is not None and k / fps < previous + duration - TIME_SLACK:
-        yield picture
-        k += 1
+            duration = now - time
+            yield from until(0.5 * (time + now))
+        held, time = frame, now
+    if time is not None:
+        yield from until(time + duration)
 
 
 def _same_size(picture: np.ndarray, like: np.ndarray | None) -> np.ndarray:
@@ -222,6 +229,12 @@ def _from(container: av.container.InputContainer, start: int, stop: int) -> Iter
             return
         if number >= start:
             yield frame.to_ndarray(format="rgb24")
+
+
+def read_all(path: Path | str) -> Iterator[np.ndarray]:
+    """All frames of a video that this program wrote, in order, uint8 [H, W, 3]."""
+    with _open(path) as container:
+        yield from (frame.to_ndarray(format="rgb24") for frame in _decode(container, path))
 
 
 class FrameReader:

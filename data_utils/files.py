@@ -1,0 +1,53 @@
+"""Pictures and other files of the steps, written whole or not at all. Imports no torch: the workers start fast."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from instag.errors import DataError
+
+PNG_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+JPEG_FINE = [cv2.IMWRITE_JPEG_QUALITY, 95]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside the given one, with its ending, that takes its place when the block succeeds."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_image(path: Path, picture: np.ndarray) -> None:
+    """Write uint8 [H, W], [H, W, 3] RGB or [H, W, 4] RGBA as PNG or JPEG, by the ending of the name."""
+    if picture.ndim == 3:
+        picture = picture[..., [2, 1, 0, 3][: picture.shape[2]]]  # OpenCV writes BGR(A)
+    options = JPEG_FINE if path.suffix == ".jpg" else PNG_FAST
+    done, data = cv2.imencode(path.suffix, picture, options)
+    if not done:
+        raise DataError(f"{path}: the picture cannot be encoded")
+    with replacing(path) as partial:
+        partial.write_bytes(data.tobytes())
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read what `write_image` wrote: uint8, RGB or RGBA."""
+    if not path.is_file():
+        raise DataError(f"{path}: missing; run the preprocessing again with --force")
+    picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise DataError(f"{path}: damaged; run the preprocessing again with --force")
+    return picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[2]]])

@@ -1,0 +1,87 @@
+"""`subject.json`: where a subject came from and which steps are done. Written after every change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from instag.data.layout import FORMAT_VERSION
+from instag.data_utils.files import replacing
+from instag.version import __version__
+
+READ_BYTES = 1 << 20
+
+
+@dataclass
+class Manifest:
+    """Content of `subject.json`.
+
+    Attributes:
+        path: the file.
+        facts: source, size, frames, focal, ...: what readers of the folder may want to know.
+        steps: name -> {"settings": hash, "done": bool, "seconds": float}.
+        warnings: sentences for the user, by the step that said them.
+    """
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read it; an absent or damaged file counts as nothing done."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return cls(path)
+        if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+            return cls(path)
+        steps, warnings = content.pop("steps", {}), content.pop("warnings", {})
+        return cls(path, {k: v for k, v in content.items() if k not in ("format_version", "instag")}, steps, warnings)
+
+    def save(self) -> None:
+        """Write it, atomically."""
+        content = {"format_version": FORMAT_VERSION, "instag": __version__, **self.facts}
+        content |= {"steps": self.steps, "warnings": {step: told for step, told in self.warnings.items() if told}}
+        with replacing(self.path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def is_done(self, step: str, settings: str) -> bool:
+        """Whether a step was completed with these settings."""
+        mark = self.steps.get(step, {})
+        return bool(mark.get("done")) and mark.get("settings") == settings
+
+    def was_begun(self, step: str, settings: str) -> bool:
+        """Whether a step was begun, and perhaps interrupted, with these settings: what it wrote may be kept."""
+        return self.steps.get(step, {}).get("settings") == settings
+
+    def begin(self, step: str, settings: str, dependents: list[str]) -> None:
+        """Mark a step as begun; what was made from its former output counts no longer."""
+        for name in dependents:
+            self.steps.pop(name, None)
+        self.steps[step] = {"settings": settings, "done": False}
+        self.warnings[step] = []
+        self.save()
+
+    def finish(self, step: str, seconds: float) -> None:
+        """Mark a step as done."""
+        self.steps[step] |= {"done": True, "seconds": round(seconds, 2)}
+        self.save()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def settings_hash(settings: dict[str, Any]) -> str:
+    """A short name of settings that JSON can hold."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,74 @@
+"""The steps that make pictures, one chunk of frames at a time. They run in worker processes.
+
+What exists already is kept: the pipeline removes it first when the settings have changed.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from instag.data.layout import LABEL_COLORS, Label, SubjectFolder
+from instag.data_utils.clip import ClipView
+from instag.data_utils.face_points import to_68_points
+from instag.data_utils.files import read_image, replacing, write_image
+from instag.data_utils.segmentation import Parser
+
+_COLOR_KEYS = LABEL_COLORS.astype(np.int32) @ np.array([65536, 256, 1])  # [labels]
+
+
+@lru_cache(maxsize=1)
+def _clip(root: Path, version: str) -> ClipView:
+    """The clip that this process works on. `version` names the settings of the steps before, which may be run anew."""
+    return ClipView.open(SubjectFolder(root))
+
+
+def write_labels(start: int, stop: int, root: Path, version: str, parser: Parser) -> None:
+    """parsing/<i>.png of frames start .. stop-1."""
+    folder = SubjectFolder(root)
+    for i in range(start, stop):
+        if folder.parsing(i).is_file():
+            continue
+        clip = _clip(root, version)
+        pose = clip.rotation[i], clip.translation_cm[i]
+        labels = parser.label(clip.frame(i), clip.person(i), clip.landmarks[i], *pose)
+        write_image(folder.parsing(i), LABEL_COLORS[labels])
+
+
+def read_labels(folder: SubjectFolder, i: int) -> np.ndarray:
+    """Label map uint8 [H, W] of parsing/<i>.png as `write_labels` wrote it."""
+    keys = read_image(folder.parsing(i)).astype(np.int32) @ np.array([65536, 256, 1])
+    order = np.argsort(_COLOR_KEYS)
+    return order[np.searchsorted(_COLOR_KEYS[order], keys).clip(0, len(order) - 1)].astype(np.uint8)
+
+
+def write_torso(start: int, stop: int, root: Path, version: str) -> np.ndarray:
+    """torso_imgs/<i>.png of a chunk; returns torso over plate, uint8 [n, H, W, 3]."""
+    from instag.data_utils.torso import compose, torso_layer
+
+    folder, clip = SubjectFolder(root), _clip(root, version)
+    plates = np.empty((stop - start, clip.size, clip.size, 3), np.uint8)
+    for i in range(start, stop):
+        if not folder.torso(i).is_file():
+            layer = torso_layer(clip.frame(i), read_labels(folder, i), clip.plate.image)
+            write_image(folder.torso(i), layer)
+        plates[i - start] = compose(read_image(folder.torso(i)), clip.plate.image)
+    return plates
+
+
+def write_images(start: int, stop: int, root: Path, version: str) -> None:
+    """ori_imgs/<i>.jpg and .lms, gt_imgs/<i>.jpg (the person over the clean plate) of a chunk."""
+    folder = SubjectFolder(root)
+    for i in range(start, stop):
+        if folder.ground_truth(i).is_file():
+            continue  # the last of the three
+        clip = _clip(root, version)
+        frame = clip.frame(i)
+        write_image(folder.image(i), frame)
+        points = to_68_points(clip.landmarks[i : i + 1])[0]
+        with replacing(folder.landmarks(i)) as partial:
+            np.savetxt(partial, points, fmt="%.3f")
+        person = read_labels(folder, i) != Label.BACKGROUND
+        write_image(folder.ground_truth(i), np.where(person[..., None], frame, clip.plate.image))

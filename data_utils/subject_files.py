@@ -1,0 +1,78 @@
+"""The small files of a subject folder: sound, poses, features, tracks (instag/data/layout.py, METHOD.md section 7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+from scipy.io import wavfile
+
+from instag.audio.features import extract
+from instag.audio.io import read_audio
+from instag.camera import head_pose_to_camera, opencv_to_opengl
+from instag.data.audio import get_extractor
+from instag.data.layout import FPS, SAMPLE_RATE, SubjectFolder
+from instag.data_utils.face_points import to_68_points
+from instag.data_utils.files import replacing
+from instag.data_utils.pose import HeadTrack
+from instag.data_utils.priors import camera_mesh
+
+SPLITS = ("train", "val")
+TRAIN_SHARE = 10 / 11  # METHOD.md section 7
+
+
+def write_audio(folder: SubjectFolder, clip: Path, frames: int) -> None:
+    """aud.wav: 16 kHz mono 16 bit, exactly as long as the frames; silence where the clip has none."""
+    length = frames * SAMPLE_RATE // FPS
+    samples = read_audio(clip)[:length]
+    samples = np.pad(samples, (0, length - len(samples)))
+    with replacing(folder.audio) as partial:
+        wavfile.write(partial, SAMPLE_RATE, np.round(samples * np.iinfo(np.int16).max).astype(np.int16))
+
+
+def write_features(folder: SubjectFolder, extractor: str, norm: str, frames: int) -> None:
+    """Features of aud.wav [frames, W, D] and, beside them, their normalisation."""
+    kind = get_extractor(extractor)
+    features, constants = extract(folder.audio, extractor, norm, frames)
+    with replacing(folder.root / kind.norm_file) as partial:
+        partial.write_text(constants.to_json(), encoding="utf-8")
+    with replacing(folder.root / kind.files[0]) as partial:
+        np.save(partial, features)
+
+
+def write_transforms(folder: SubjectFolder, track: HeadTrack, size: int) -> None:
+    """transforms_train.json (the first 10/11 of the frames) and transforms_val.json."""
+    poses = opencv_to_opengl(head_pose_to_camera(track.rotation, track.translation_cm))
+    first_val = int(len(poses) * TRAIN_SHARE)
+    for split, frames in zip(SPLITS, (range(first_val), range(first_val, len(poses))), strict=True):
+        content = {
+            "focal_len": track.focal,
+            "cx": size / 2,
+            "cy": size / 2,
+            "frames": [{"img_id": i, "aud_id": i, "transform_matrix": poses[i].tolist()} for i in frames],
+        }
+        with replacing(folder.transforms(split)) as partial:
+            partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def write_tracks(
+    folder: SubjectFolder, landmarks: np.ndarray, track: HeadTrack, units: Mapping[str, np.ndarray], size: int
+) -> None:
+    """tracks.safetensors, see `instag.data.layout.TRACKS`.
+
+    landmarks: [T, 478, 3] pixels; units: intensities [T] by name.
+    """
+    mesh = camera_mesh(landmarks, track.rotation, track.translation_cm, track.shape, track.focal, size)
+    arrays = {
+        "world_to_camera": head_pose_to_camera(track.rotation, track.translation_cm),
+        "focal": np.full(len(landmarks), track.focal),
+        "landmarks": to_68_points(landmarks),
+        "mesh": mesh,
+        "action_units": np.stack(list(units.values()), axis=1),
+    }
+    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    with replacing(folder.tracks) as partial:
+        save_file(arrays, partial, metadata={"action_unit_names": ",".join(units)})

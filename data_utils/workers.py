@@ -1,0 +1,77 @@
+"""Work on the frames of a clip in chunks of a second, by several processes; memory bounded, results in order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+from instag.data_utils.video import BLOCK
+
+T = TypeVar("T")
+
+CHUNKS_AHEAD = 2  # per process: results that wait hold pictures
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class FramePool:
+    """Runs `function(start, stop, *arguments)` on chunks of frames.
+
+    The processes are spawned, not forked: the landmark networks leave threads behind. They start with the first call
+    and serve all later ones. With one worker everything runs in this process.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = usable_cores() if workers is None else workers
+        self._executor: ProcessPoolExecutor | None = None
+
+    def map(self, function: Callable[..., T], count: int, *arguments: object) -> Iterator[tuple[range, T]]:
+        """Yield (frames, result) chunk by chunk, in order. Function and arguments must be picklable."""
+        chunks = [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+        if self.workers <= 1 or len(chunks) <= 1:
+            for chunk in chunks:
+                yield chunk, function(chunk.start, chunk.stop, *arguments)
+            return
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
+        waiting: deque[tuple[range, Future[T]]] = deque()
+        try:
+            for chunk in chunks:
+                waiting.append((chunk, self._executor.submit(function, chunk.start, chunk.stop, *arguments)))
+                if len(waiting) >= CHUNKS_AHEAD * self.workers:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
+
+    def __enter__(self) -> FramePool:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _start_worker() -> None:
+    """One thread each: the processes share the cores already."""
+    import cv2
+
+    cv2.setNumThreads(1)
