@@ -114,7 +114,7 @@ def finish(blended: Tensor, background: Tensor, radii: Tensor) -> RasterOutput:
     return RasterOutput(
         color=color + (1 - alpha) * background[..., None, None],
         depth=depth,
-        normal=unit(normal),
+        normal=unit(normal, dim=1),
         alpha=alpha,
         extra=extra,
         radii=radii,

@@ -48,15 +48,15 @@ class Projection:
     tiles: Tensor  # [B, N, 4] int64, half-open tile ranges x0 x1 y0 y1; empty where the radius is 0
 
 
-def unit(vectors: Tensor) -> Tensor:
-    """Vectors along dimension 1 at length 1; zero stays zero (with a finite gradient)."""
-    squared = (vectors * vectors).sum(1, keepdim=True)  # torch's own norm is many times slower along this dimension
+def unit(vectors: Tensor, dim: int = -1) -> Tensor:
+    """Vectors along `dim` at length 1; zero stays zero (with a finite gradient)."""
+    squared = (vectors * vectors).sum(dim, keepdim=True)  # torch's own norm is many times slower over a leading dim
     return vectors * torch.rsqrt(torch.where(squared > 0, squared, 1.0))
 
 
-def rotation_matrices(quaternions: Tensor) -> Tensor:
-    """Quaternions wxyz of any length > 0, [B, 4, N], to matrices [B, 3, 3, N]."""
-    w, x, y, z = unit(quaternions).unbind(1)
+def rotation_matrices(quaternions: Tensor, dim: int = -1) -> Tensor:
+    """Quaternions wxyz of any length > 0, [..., 4, ...] to [..., 3, 3, ...], components in `dim`."""
+    w, x, y, z = unit(quaternions, dim).unbind(dim)
     entries = [
         1 - 2 * (y * y + z * z),
         2 * (x * y - w * z),
@@ -68,12 +68,12 @@ def rotation_matrices(quaternions: Tensor) -> Tensor:
         2 * (y * z + w * x),
         1 - 2 * (x * x + y * y),
     ]
-    return torch.stack(entries, 1).unflatten(1, (3, 3))
+    return torch.stack(entries, dim).unflatten(dim, (3, 3))
 
 
-def sh_basis(directions: Tensor, degree: int) -> Tensor:
-    """Real spherical harmonics in 3DGS's order and signs: unit directions [B, 3, N] to [B, (degree + 1)^2, N]."""
-    x, y, z = directions.unbind(1)
+def sh_basis(directions: Tensor, degree: int, dim: int = -1) -> Tensor:
+    """Spherical harmonics in 3DGS's order and signs: unit directions [..., 3, ...] to [..., (degree + 1)^2, ...]."""
+    x, y, z = directions.unbind(dim)
     basis = [torch.full_like(x, SH0)]
     if degree >= 1:
         basis += [-SH1 * y, SH1 * z, -SH1 * x]
@@ -90,7 +90,7 @@ def sh_basis(directions: Tensor, degree: int) -> Tensor:
             SH3[5] * z * (xx - yy),
             SH3[6] * x * (xx - 3 * yy),
         ]
-    return torch.stack(basis, 1)
+    return torch.stack(basis, dim)
 
 
 def facing_normals(rotations: Tensor, scales: Tensor, rays: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def project(
         u = u + means2d[..., 0] * (settings.width / 2)
         v = v + means2d[..., 1] * (settings.height / 2)
 
-    rotations = rotation_matrices(quaternions)
+    rotations = rotation_matrices(quaternions, dim=1)
     axes = (rotation @ rotations.flatten(2)).view_as(rotations) * scales[:, None]
     along_u, along_v = screen_axes(view, depth, axes, focal, settings)
     raw_uu, cov_uv, raw_vv = (along_u * along_u).sum(1), (along_u * along_v).sum(1), (along_v * along_v).sum(1)
@@ -158,7 +158,7 @@ def project(
     det = squared_area(along_u, along_v) + DILATION * (raw_uu + raw_vv) + DILATION**2
 
     rays = means + rotation.transpose(1, 2) @ translation  # mean - camera centre
-    basis = sh_basis(unit(rays), settings.sh_degree)
+    basis = sh_basis(unit(rays, dim=1), settings.sh_degree, dim=1)
     color = (basis[:, :, None] * sh[:, : basis.shape[1]].permute(1, 2, 0).contiguous()).sum(1) + 0.5
     normals = facing_normals(rotations, scales, rays)
 
