@@ -1,4 +1,4 @@
-"""The clean background plate of a clip with a static camera: what stands behind the speaker, as far as it is ever seen."""
+"""The clean background plate of a static camera: what stands behind the speaker, as far as it is ever seen."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-
 from instag.data_utils.image_ops import box, component_filter, push_pull_fill, scaled_px, touched
+
 from instag.errors import DataError
 
 PERSON_THRESHOLD = 0.5  # of the selfie probability: what counts as the speaker

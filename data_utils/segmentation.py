@@ -15,8 +15,6 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-
-from instag.data.layout import Label
 from instag.data_utils.background import Plate, main_person
 from instag.data_utils.head_plane import HeadPlane, JawLine, JawShift, cell_coordinates
 from instag.data_utils.image_ops import (
@@ -27,8 +25,11 @@ from instag.data_utils.image_ops import (
     luminance,
     polygon_mask,
     scaled_px,
+    strongest,
     touched,
 )
+
+from instag.data.layout import Label
 from instag.errors import DataError
 
 CLASSES = (Label.HEAD, Label.HAIR, Label.NECK, Label.TORSO)
@@ -56,9 +57,15 @@ PLATE_LOG_ODDS = 4.0  # the plate's word is bounded by this
 FIT_FRAMES = 24
 ROUNDS = 2
 COLOUR_WEIGHT = 0.7  # of the log-likelihood: neighbouring pixels are not independent
-SURE_FACE = 12.0  # log-odds of skin inside the face, below the brows
+SURE_FACE = 12.0  # log-odds of skin well inside the face, below the brows
+LIKELY_FACE = 2.0  # and up to the face's outline, where side hair or a shadow may lie
 GEOMETRY_WEIGHT = 0.4  # of the geometric prior in the learnt one
 PRIOR_FLOOR = 2e-3
+
+# --- tidying up (areas at 512 px) ---------------------------------------------------------------------------------
+SPECK_PX = 150  # of any class
+PIECE_PX = 400  # least area of a piece of skin or hair
+HAIR_SHARE = 0.03  # of the largest piece of hair: smaller ones are none
 
 
 class ClipView(Protocol):
@@ -102,7 +109,7 @@ def refine_person(
     outside = cv2.dilate((probability > 0.1).astype(np.uint8), box(half_band)) == 0
     if plate is not None and seen is not None:
         decided = ~core & ~outside & seen
-        difference = _plate_difference(frame, plate)[decided]
+        difference = _plate_difference(frame, plate, decided)
         selfie = np.log((alpha[decided] + 0.02) / (1.02 - alpha[decided]))
         by_plate = np.clip((difference - PLATE_DISTANCE) / PLATE_SOFTNESS, -PLATE_LOG_ODDS, PLATE_LOG_ODDS)
         alpha[decided] = 1 / (1 + np.exp(-SELFIE_WEIGHT * selfie - by_plate))
@@ -112,12 +119,12 @@ def refine_person(
     return alpha
 
 
-def _plate_difference(frame: np.ndarray, plate: np.ndarray) -> np.ndarray:
-    """Colour difference in LAB units, lightness weighing less (shadows), float32 [H, W]."""
-    a, b = (cv2.cvtColor(x, cv2.COLOR_RGB2LAB).astype(np.float32) for x in (frame, plate))
+def _plate_difference(frame: np.ndarray, plate: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Colour difference in LAB units of the pixels in `where`, lightness weighing less (shadows), float32 [K]."""
+    window = (3, 3)  # against sensor and codec noise
+    a, b = (cv2.blur(cv2.cvtColor(x, cv2.COLOR_RGB2LAB), window)[where].astype(np.float32) for x in (frame, plate))
     difference = a - b
-    squared = (difference * difference) @ np.array([0.5, 1.5, 1.5], np.float32)
-    return cv2.GaussianBlur(np.sqrt(squared), (0, 0), max(0.5, 0.8 * len(frame) / 512))
+    return np.sqrt((difference * difference) @ np.array([0.5, 1.5, 1.5], np.float32))
 
 
 @dataclass(frozen=True)
@@ -233,7 +240,7 @@ def _seeds(view: _View, anatomy: _Anatomy, skin: np.ndarray | None) -> dict[int,
 
 
 def _seed_colours(views: list[_View], anatomy: _Anatomy) -> np.ndarray:
-    """Colour models of the four classes from the seeds, float32 [4, 32^3] log-likelihoods."""
+    """Colour models of the four classes from the seeds, float32 [32^3, 4] log-likelihoods."""
     skin_counts = ColourCounts()
     faces = [_seeds(view, anatomy, None)[HEAD] for view in views]
     for view, face in zip(views, faces, strict=True):
@@ -245,7 +252,7 @@ def _seed_colours(views: list[_View], anatomy: _Anatomy) -> np.ndarray:
         for k, seed in _seeds(view, anatomy, skin[view.bins] - typical).items():
             counts[k].add(view.bins[seed])
         counts[NECK].add(view.bins[face], 0.1)  # the neck is skin too, if in shadow
-    return np.stack([c.log_likelihood() for c in counts])
+    return np.stack([c.log_likelihood() for c in counts], -1)
 
 
 # --- the parser ---------------------------------------------------------------------------------------------------
@@ -256,7 +263,7 @@ class Parser:
     size: int
     focal: float  # px
     plate: Plate | None
-    colours: np.ndarray  # float32 [4, 32^3] log-likelihoods
+    colours: np.ndarray  # float32 [32^3, 4] log-likelihoods
     prior: np.ndarray  # float32 [CELLS, CELLS, 4] on the head's map with the median jaw
     jaw: JawLine
 
@@ -279,7 +286,7 @@ class Parser:
         view = _view(frame, alpha, landmarks, plane)
         posterior = _tidy(_posterior(view, self.jaw, self.prior, self.colours), view)
         large = cv2.resize(posterior, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
-        labels = (np.argmax(large, -1) + int(Label.HEAD)).astype(np.uint8)
+        labels = strongest(large) + np.uint8(Label.HEAD)
         labels[alpha < 0.5] = Label.BACKGROUND
         labels = _remove_specks(cv2.medianBlur(labels, 5))
         labels[polygon_mask(landmarks[list(INNER_LIPS), :2], self.size)] = Label.MOUTH
@@ -309,23 +316,26 @@ def fit_parser(clip: ClipView) -> Parser:
 def _posterior(view: _View, jaw: JawLine, prior: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Probability of each class for a person's pixel, float32 [h, w, 4], sums to 1."""
     size = view.size
-    here = view.plane.to_image(JawShift(jaw, view.jaw).to_frame(prior), size)
-    logits = np.log(here + 1e-3) + COLOUR_WEIGHT * colours.T[view.bins]
-    logits[..., HEAD] += SURE_FACE * _sure_face(view)
-    logits -= logits.max(-1, keepdims=True)
-    odds = np.exp(logits)
-    odds /= odds.sum(-1, keepdims=True)
-    smooth = np.clip(guided_filter(odds, view.guide, scaled_px(8, size), 4e-4), 0, 1)
-    return smooth / (smooth.sum(-1, keepdims=True) + 1e-6)
+    where = view.plane.to_image(JawShift(jaw, view.jaw).to_frame(np.log(prior + np.float32(1e-3))), size)
+    logits = COLOUR_WEIGHT * np.take(colours, view.bins, axis=0) + where
+    logits[..., HEAD] += _face_evidence(view)
+    odds = cv2.exp(logits - np.maximum.reduce(cv2.split(logits))[..., None])
+    smooth = np.clip(guided_filter(_normalised(odds), view.guide, scaled_px(8, size), 4e-4), 0, 1)
+    return _normalised(smooth)
 
 
-def _sure_face(view: _View) -> np.ndarray:
-    """The inside of the face below the brows, where nothing but skin can be, bool [h, w]."""
+def _normalised(odds: np.ndarray) -> np.ndarray:
+    """Channels [h, w, 4] divided by their sum."""
+    return odds / (cv2.transform(odds, np.ones((1, len(CLASSES)), np.float32))[..., None] + 1e-6)
+
+
+def _face_evidence(view: _View) -> np.ndarray:
+    """Log-odds of skin that the face mesh vouches for below the brows, float32 [h, w]."""
     face = polygon_mask(view.landmarks[list(FACE_OVAL)], view.size).astype(np.uint8)
     inner = cv2.erode(face, box(scaled_px(8, view.size))) > 0
     rows = np.arange(view.size)[:, None] + 0.5
-    brow = view.landmarks[list(BROWS), 1].min()
-    return inner & (rows > brow - scaled_px(6, view.size))
+    below_brows = rows > view.landmarks[list(BROWS), 1].min() - scaled_px(6, view.size)
+    return (LIKELY_FACE * face + (SURE_FACE - LIKELY_FACE) * inner).astype(np.float32) * below_brows
 
 
 def _maximise(
@@ -347,7 +357,7 @@ def _maximise(
     mixed = (learnt + 0.05) * (geometry + 0.02)
     mixed = (1 - GEOMETRY_WEIGHT) * mixed / mixed.sum(-1, keepdims=True) + GEOMETRY_WEIGHT * geometry
     mixed = np.where(visits > 0.5, mixed, prior).astype(np.float32)
-    return mixed / mixed.sum(-1, keepdims=True), np.stack([c.log_likelihood() for c in counts])
+    return mixed / mixed.sum(-1, keepdims=True), np.stack([c.log_likelihood() for c in counts], -1)
 
 
 # --- tidying up ---------------------------------------------------------------------------------------------------
@@ -359,7 +369,7 @@ def _tidy(posterior: np.ndarray, view: _View) -> np.ndarray:
     """
     size = view.size
     person = view.alpha > 0.5
-    labels = np.where(person, np.argmax(posterior, -1), -1)
+    labels = np.where(person, strongest(posterior).astype(np.int16), -1)
     area = (size / 512) ** 2
     head = labels == HEAD
     nose_x, nose_y = np.clip(view.landmarks[NOSE].astype(int), 0, size - 1)
@@ -372,10 +382,10 @@ def _tidy(posterior: np.ndarray, view: _View) -> np.ndarray:
     neck = labels == NECK
     opened = cv2.morphologyEx(neck.astype(np.uint8), cv2.MORPH_OPEN, box(scaled_px(4, size))) > 0
     wrong = neck & ~opened
-    wrong |= component_filter(opened & neck, lambda c, n: touched(c, near_head, len(n)) & (n > 60 * area))
+    wrong |= component_filter(opened & neck, lambda c, n: touched(c, near_head, len(n)) & (n > SPECK_PX * area))
     wrong |= component_filter(labels == TORSO, lambda c, n: touched(c, bottom, len(n)))
-    wrong |= component_filter(head, lambda c, n: touched(c, nose, len(n)) | (n > 400 * area))
-    wrong |= component_filter(labels == HAIR, lambda c, n: n >= max(400 * area, 0.03 * n[1:].max()))
+    wrong |= component_filter(head, lambda c, n: touched(c, nose, len(n)) | (n > PIECE_PX * area))
+    wrong |= component_filter(labels == HAIR, lambda c, n: n >= max(PIECE_PX * area, HAIR_SHARE * n[1:].max()))
     if not wrong.any():
         return posterior
     nearest = fill_from_nearest(labels, wrong | ~person)
@@ -385,9 +395,9 @@ def _tidy(posterior: np.ndarray, view: _View) -> np.ndarray:
 
 
 def _remove_specks(labels: np.ndarray) -> np.ndarray:
-    """Islands of any class smaller than 150 px (at 512) become what is nearest to them."""
-    least = 150 * (len(labels) / 512) ** 2
-    specks = np.zeros(labels.shape, bool)
-    for label in (Label.BACKGROUND, *CLASSES):
-        specks |= component_filter(labels == label, lambda _, areas: areas >= least)
-    return fill_from_nearest(labels, specks) if specks.any() else labels
+    """Islands of the person and holes in it smaller than SPECK_PX become what is nearest to them."""
+    least = SPECK_PX * (len(labels) / 512) ** 2
+    person = labels != Label.BACKGROUND
+    specks = component_filter(person, lambda _, areas: areas >= least)
+    specks |= component_filter(~person, lambda _, areas: areas >= least)
+    return fill_from_nearest(labels, specks)

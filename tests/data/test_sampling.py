@@ -1,6 +1,5 @@
 import numpy as np
 
-
 from instag.data.sampling import FrameSampler, FrameStatistics, face_curriculum, mouth_curriculum
 
 FRAMES = 50

@@ -64,7 +64,7 @@ def test_the_avatar_draws_without_its_subject(finished):
     condition = avatar.condition([0, 5], features, [2, 3], avatar.expression[:2])
     image = avatar.render(condition, avatar.plates([0, 5]))
     assert image.shape == (2, 3, avatar.size, avatar.size)
-    assert 0 <= image.min() and image.max() <= 1
+    assert image.min() >= 0 and image.max() <= 1
     assert len(avatar) == 60 and len(avatar.split.train) == 48
 
 
