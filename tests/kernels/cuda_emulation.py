@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -70,7 +71,7 @@ def _build(text: str, options: tuple[str, ...]) -> ctypes.CDLL:
         source = library.with_suffix(".cpp")
         source.write_text(unit)
         flags = ["-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-ffp-contract=fast", "-U_FORTIFY_SOURCE"]
-        partial = tempfile.NamedTemporaryFile(suffix=".so", delete=False).name
+        partial = str(library.with_suffix(f".{os.getpid()}.partial"))
         command = [COMPILER, *flags, *options, str(source), "-o", partial]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[:4000]

@@ -1,14 +1,11 @@
-"""The rasterizer's CUDA sources, run on the CPU by the emulator, against the float64 oracle: images, radii, gradients."""
+"""The rasterizer's CUDA sources, run on the CPU by the emulator, against the float64 oracle."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
+from cuda_emulation import emulated, needs_compiler  # noqa: F401
 from gaussian_rasterization import RasterSettings, rasterize
-
-from cuda_emulation import EmulatedModule, emulated, needs_compiler  # noqa: F401
 from raster_scenes import IMAGES, Scene, cotangent_loss, make_scene, relative_error
 
 pytestmark = needs_compiler

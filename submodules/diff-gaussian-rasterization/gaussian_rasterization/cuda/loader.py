@@ -44,6 +44,7 @@ class KernelSource:
 
     @property
     def name(self) -> str:
+        """For messages and the cache: the last file's."""
         return self.files[-1].stem
 
     def text(self) -> str:

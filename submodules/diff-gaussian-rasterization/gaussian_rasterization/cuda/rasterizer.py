@@ -48,25 +48,31 @@ class Call:
 
     @property
     def tiles(self) -> int:
+        """Tiles of all views."""
         return self.views * self.settings.tiles_x * self.settings.tiles_y
 
     @property
     def record_floats(self) -> int:
+        """Floats of a record, see common.cuh."""
         return 16 if self.extra <= 2 else 20
 
     @property
     def gradient_floats(self) -> int:
+        """Floats of a record's gradient."""
         return 16 if self.extra <= 3 else 20
 
     @property
     def project_grid(self) -> tuple[int, int]:
+        """Blocks of the kernels that run per Gaussian and view."""
         return loader.sizes_in_blocks(self.gaussians, PROJECT_THREADS), self.views
 
     def module(self) -> loader.KernelModule:
+        """The kernels for this extent and number of extra channels."""
         source = kernel_source(self.extra, self.settings.extent == "exact", self.detach_extra)
         return loader.load(source, self.device).prepare(*_KERNELS)
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uninitialised memory on the call's device."""
         return torch.empty(shape, dtype=dtype, device=self.device)
 
 

@@ -21,7 +21,7 @@ _captured_flags: dict[torch.device, Tensor] = {}
 
 
 class TileOverflowError(RasterizerError):
-    """A captured graph met a tile with more Gaussians than its lists hold; its images since the last check are wrong."""
+    """A captured graph met a tile with more Gaussians than its lists hold; its images are wrong."""
 
 
 def tile_capacity(device: torch.device) -> int:
@@ -30,7 +30,10 @@ def tile_capacity(device: torch.device) -> int:
 
 
 def reserve_tiles(device: torch.device, longest: int) -> int:
-    """Make room for lists of `longest` Gaussians (and some more) in every later call; never shrinks. The new capacity."""
+    """Make room for lists of `longest` Gaussians (and some more) in every later call; never shrinks.
+
+    Returns the new capacity.
+    """
     wanted = max(1, int(longest * HEADROOM))
     _capacities[device] = max(tile_capacity(device), 1 << (wanted - 1).bit_length())
     return _capacities[device]

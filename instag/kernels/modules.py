@@ -1,0 +1,26 @@
+"""Access to the loader, and the one place where a kernel file meets its compile-time options."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from gaussian_rasterization.cuda import loader
+
+from instag.kernels import FOLDER
+
+
+@lru_cache
+def source(file: str, *options: str) -> loader.KernelSource:
+    """A file of this folder with macros such as -DNAME=VALUE."""
+    return loader.KernelSource((FOLDER / file,), options)
+
+
+def module(device: torch.device, file: str, *options: str) -> loader.KernelModule:
+    """The file's kernels, loaded for a device."""
+    return loader.load(source(file, *options), device)
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many blocks the GPU runs side by side, at one per multiprocessor."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

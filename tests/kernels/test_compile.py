@@ -1,0 +1,122 @@
+"""Every CUDA source compiles with NVRTC for every GPU we promise; the loader's cache survives damage."""
+
+from __future__ import annotations
+
+import warnings
+from ctypes.util import find_library
+from pathlib import Path
+
+import pytest
+import torch
+
+loader = pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+
+
+# every specialisation of the rasterizer once, each on another GPU
+VARIANTS = [(2, True, True), (0, True, False), (4, False, False), (3, True, True), (1, True, False), (2, True, False)]
+
+
+def sources(variant: int) -> list[loader.KernelSource]:
+    from gaussian_rasterization.cuda.rasterizer import kernel_source
+
+    from instag.fields.encoding import REFERENCE_FACE, REFERENCE_MOUTH, grid_layout
+    from instag.kernels import hash_grid
+    from instag.kernels.modules import source
+
+    grid = grid_layout(*(REFERENCE_FACE, REFERENCE_MOUTH)[variant % 2])
+    return [
+        kernel_source(*VARIANTS[variant % len(VARIANTS)]),
+        source("hash_grid.cu", *hash_grid.macros(grid)),
+        source("l1_ssim.cu"),
+        source("adam.cu"),
+    ]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compiles(architecture: str) -> None:
+    if int(architecture[3:]) not in loader.supported_architectures():
+        pytest.skip(f"NVRTC {loader.nvrtc_version()} does not know {architecture}")
+    for source in sources(ARCHITECTURES.index(architecture)):
+        assert loader.compile_code(source, loader.Target(architecture, "cubin"))[:4] == b"\x7fELF"
+
+
+def made_source(folder: Path, body: str) -> loader.KernelSource:
+    path = folder / "made.cu"
+    path.write_text('extern "C" __global__ void made(float* x) { ' + body + " }")
+    return loader.KernelSource((path,), ("-DVALUE=3",))
+
+
+TARGET = loader.Target("sm_80", "cubin")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(loader.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / "kernels"
+
+
+def test_error_names_file_and_line(tmp_path: Path) -> None:
+    with pytest.raises(loader.KernelError, match=r"made.*sm_80.*made\.cu\(1\).*nonsense"):
+        loader.compile_code(made_source(tmp_path, "nonsense;"), TARGET)
+
+
+def test_cache_keeps_and_repairs(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = made_source(tmp_path, "*x = VALUE;")
+    code = loader.cached_code(source, TARGET)
+    (entry,) = cache.iterdir()
+    stored = entry.read_bytes()
+
+    monkeypatch.setattr(loader, "compile_code", lambda *_: pytest.fail("compiled although cached"))
+    assert loader.cached_code(source, TARGET) == code
+    monkeypatch.undo()
+    monkeypatch.setenv(loader.CACHE_VARIABLE, str(cache.parent))
+
+    for damage in (stored[:-1], stored[: len(stored) // 2], b"", stored[:-1] + bytes([stored[-1] ^ 1])):
+        entry.write_bytes(damage)
+        assert loader.cached_code(source, TARGET) == code
+        assert entry.read_bytes() == stored
+    assert list(cache.iterdir()) == [entry]
+
+
+def test_key_covers_text_options_and_target(tmp_path: Path, cache: Path) -> None:
+    source = made_source(tmp_path, "*x = VALUE;")
+    loader.cached_code(source, TARGET)
+    loader.cached_code(loader.KernelSource(source.files, ("-DVALUE=4",)), TARGET)
+    loader.cached_code(source, loader.Target("sm_86", "cubin"))
+    loader.cached_code(made_source(tmp_path, "*x = VALUE + 1;"), TARGET)
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_unwritable_cache_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(loader.CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="not writable.*INSTAG_CACHE"):
+        assert loader.cached_code(made_source(tmp_path, "*x = VALUE;"), TARGET)
+
+
+def test_target_falls_back_to_ptx_of_an_older_architecture() -> None:
+    newest = loader.supported_architectures()[-1]
+    assert loader.target_for((9, 0)) == loader.Target("sm_90", "cubin")
+    assert loader.target_for((newest // 10 + 3, 0)) == loader.Target(f"compute_{newest}", "ptx")
+    with pytest.raises(loader.KernelError, match="compute capability 3.5"):
+        loader.target_for((3, 5))
+
+
+def test_ptx_compiles(tmp_path: Path) -> None:
+    if find_library("cuda") is None:
+        pytest.skip("cuda-core asks the driver before it compiles to PTX, and there is none")
+    assert b".version" in loader.compile_code(made_source(tmp_path, "*x = VALUE;"), loader.Target("compute_80", "ptx"))
+
+
+def test_unknown_option_is_refused(tmp_path: Path) -> None:
+    source = loader.KernelSource(made_source(tmp_path, "*x = 1;").files, ("--use_fast_math",))
+    with pytest.raises(loader.KernelError, match="use_fast_math"):
+        loader.compile_code(source, TARGET)
+
+
+def test_no_gpu_needed_to_import() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not loader.is_capturing(torch.device("cpu"))
