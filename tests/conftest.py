@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.io import wavfile
 
+from instag.audio.norm import FeatureNorm
 from instag.camera import opencv_to_opengl
 from instag.data.layout import FPS, LABEL_COLORS, MESH_VERTICES, SAMPLE_RATE, Label, SubjectFolder
 
@@ -212,8 +213,7 @@ def write_sound(folder: SubjectFolder, opened: np.ndarray) -> None:
     features = windows[..., None] * rng.standard_normal(74) + 0.05 * rng.standard_normal((len(opened), 16, 74))
     np.save(folder.root / "aud_pm.npy", features.astype(np.float32))
     np.save(folder.root / "aud.npy", features[..., :29].astype(np.float32))
-    norm = {"extractor": "phone-mel", "mean": [0.0] * 74, "std": [1.0] * 74}
-    (folder.root / "aud_pm.norm.json").write_text(json.dumps(norm))
+    (folder.root / "aud_pm.norm.json").write_text(FeatureNorm.default("phone-mel").to_json())
 
 
 def write_videos(folder: SubjectFolder, made: list[MadeFrame], background: np.ndarray) -> None:
