@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from instag.data_utils.image_ops import box, component_filter, push_pull_fill, scaled_px, touched
 
+from instag.data_utils.image_ops import push_pull_fill
+from instag.data_utils.silhouette import main_person
 from instag.errors import DataError
 
-PERSON_THRESHOLD = 0.5  # of the selfie probability: what counts as the speaker
 MAX_SAMPLES = 90  # frames looked at, evenly spread
 MEMORY_BYTES = 128 << 20  # of frames held at once
 CLEAR_PX = 8.0  # at 512 px: a pixel this far from the speaker shows the background
@@ -25,20 +25,6 @@ class Plate:
 
     image: np.ndarray  # uint8 [H, W, 3] RGB
     seen: np.ndarray  # bool [H, W]: measured; elsewhere `image` is a smooth continuation
-
-
-def main_person(person: np.ndarray) -> np.ndarray:
-    """The speaker in a selfie probability (uint8 [H, W]), bool: the largest blob and blobs that nearly touch it.
-
-    Flags, screens and people behind the speaker often raise the probability too; they belong to the background.
-    """
-    mask = person > 255 * PERSON_THRESHOLD
-    gap = cv2.dilate(mask.astype(np.uint8), box(scaled_px(2, len(person)))) > 0
-
-    def largest(components: np.ndarray, areas: np.ndarray) -> np.ndarray:
-        return touched(components, components == 1 + np.argmax(areas[1:]), len(areas))
-
-    return mask & ~component_filter(gap, largest)
 
 
 def fit_plate(frame: Callable[[int], np.ndarray], person: Callable[[int], np.ndarray], count: int) -> Plate:

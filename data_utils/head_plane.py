@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from instag.data_utils.face_points import JAW_LINE
+
+PRIOR_FLOOR = 2e-3  # no class is impossible anywhere
 PLANE_DEPTH_CM = 4.0  # a bit behind the face, through the ears
 CELLS = 128  # side of the map
 CELL_CM = 0.25  # so the map spans -16..16 cm both ways
 
-# MediaPipe FaceMesh indices.
-JAW = (132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361)
 _FOLLOW_ABOVE_CM = 5.0  # above the jaw line the skin stretches over this length when the jaw drops
 _FOLLOW_BELOW_CM = 5.0  # and below it neck and collar stay where they are, this far away
 _MOST_MOTION_CM = 3.0  # of a jaw point against its median; more is a tracking slip
@@ -97,12 +98,12 @@ def cell_coordinates() -> tuple[np.ndarray, np.ndarray]:
 class JawLine:
     """The lower edge of the face on the map, from ear to ear (image left to right)."""
 
-    points: np.ndarray  # float64 [K, 2] (u, v) cm, in the order of JAW
+    points: np.ndarray  # float64 [K, 2] (u, v) cm, in the order of JAW_LINE
 
     @staticmethod
     def from_landmarks(landmarks: np.ndarray, plane: HeadPlane) -> JawLine:
         """From face-mesh landmarks [>=468, 2 or 3] px."""
-        return JawLine(plane.unproject(landmarks[list(JAW), :2].astype(np.float64)))
+        return JawLine(plane.unproject(landmarks[list(JAW_LINE), :2].astype(np.float64)))
 
     @staticmethod
     def median(lines: list[JawLine]) -> JawLine:
@@ -150,6 +151,26 @@ class JawShift:
     def _shift(self, cells: np.ndarray, sign: int) -> np.ndarray:
         columns, rows = (at + sign * by for at, by in zip(self._cells, self._motion, strict=True))
         return cv2.remap(cells, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _soft_step(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def geometric_prior(jaw: JawLine, forehead: float) -> np.ndarray:
+    """What anatomy alone expects of a person's pixel at each cell, float32 [CELLS, CELLS, 4], sums to 1."""
+    u, v = cell_coordinates()
+    wide = np.abs(u)
+    under_jaw = v - jaw.at(u)
+    below = _soft_step((under_jaw - 0.3) / 0.5)
+    head = (1 - below) * _soft_step((9.5 - wide) / 0.7) * _soft_step(v - forehead + 0.7)
+    beside_jaw = _soft_step((12 - wide) / 1.0) * _soft_step((wide - 5.5) / 0.5)
+    hair = (1 - below) * 0.6 * _soft_step((11.5 - wide) / 0.6) + 0.1 * below * beside_jaw
+    neck = below * _soft_step(7.0 - wide) * _soft_step((8 - under_jaw) / 1.5)
+    low_or_wide = 0.15 + 0.85 * _soft_step((under_jaw - 4.5) / 1.2) + 0.85 * _soft_step(wide - 8.5)
+    torso = below * _soft_step((v - jaw.chin + 2.5) / 0.7) * low_or_wide
+    prior = np.stack([head, hair, neck, torso], -1).astype(np.float32) + np.float32(PRIOR_FLOOR)
+    return prior / prior.sum(-1, keepdims=True)
 
 
 def _apply(homography: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -15,8 +15,19 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from instag.data_utils.background import Plate, main_person
-from instag.data_utils.head_plane import HeadPlane, JawLine, JawShift, cell_coordinates
+
+from instag.data.layout import Label
+from instag.data_utils.background import Plate
+from instag.data_utils.face_points import (
+    FACE_OVAL_LOOP,
+    FOREHEAD_TOP,
+    INNER_LIPS_LOOP,
+    LEFT_BROW_UPPER,
+    NOSE_BRIDGE,
+    OUTER_LIPS_LOOP,
+    RIGHT_BROW_UPPER,
+)
+from instag.data_utils.head_plane import HeadPlane, JawLine, JawShift, geometric_prior
 from instag.data_utils.image_ops import (
     box,
     component_filter,
@@ -28,30 +39,12 @@ from instag.data_utils.image_ops import (
     strongest,
     touched,
 )
-
-from instag.data.layout import Label
+from instag.data_utils.silhouette import refine_person
 from instag.errors import DataError
 
 CLASSES = (Label.HEAD, Label.HAIR, Label.NECK, Label.TORSO)
 HEAD, HAIR, NECK, TORSO = range(len(CLASSES))  # their place in the posterior's last axis
 WORKING_SIZE = 256  # px; posteriors are computed at most at this side
-
-# MediaPipe FaceMesh loops and points.
-FACE_OVAL = (
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
-    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
-)  # fmt: skip
-INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
-OUTER_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
-BROWS = (70, 63, 105, 66, 107, 300, 293, 334, 296, 336)  # upper edges
-FOREHEAD, NOSE = 10, 1
-
-# --- the person's silhouette (lengths at 512 px) ------------------------------------------------------------------
-BAND_PX = 14  # only this far from the selfie mask's edge may the silhouette move
-SELFIE_WEIGHT = 0.35  # of the selfie log-odds where the plate is known
-PLATE_DISTANCE = 14.0  # weighted LAB difference to the plate at which person and background are equally likely
-PLATE_SOFTNESS = 3.0  # LAB units per unit of log-odds
-PLATE_LOG_ODDS = 4.0  # the plate's word is bounded by this
 
 # --- expectation maximisation -------------------------------------------------------------------------------------
 FIT_FRAMES = 24
@@ -59,8 +52,8 @@ ROUNDS = 2
 COLOUR_WEIGHT = 0.7  # of the log-likelihood: neighbouring pixels are not independent
 SURE_FACE = 12.0  # log-odds of skin well inside the face, below the brows
 LIKELY_FACE = 2.0  # and up to the face's outline, where side hair or a shadow may lie
+NECK_AS_FACE = 0.1  # weight of the face's colours in the neck's first model: skin too, if in shadow
 GEOMETRY_WEIGHT = 0.4  # of the geometric prior in the learnt one
-PRIOR_FLOOR = 2e-3
 
 # --- tidying up (areas at 512 px) ---------------------------------------------------------------------------------
 SPECK_PX = 150  # of any class
@@ -86,47 +79,6 @@ class ClipView(Protocol):
         """Selfie probability, uint8 [H, W]."""
 
 
-def refine_person(
-    frame: np.ndarray,
-    person: np.ndarray,
-    plate: np.ndarray | None,
-    seen: np.ndarray | None,
-) -> np.ndarray:
-    """How much of each pixel is the speaker, float32 [H, W] in [0, 1].
-
-    `frame` uint8 [H, W, 3] RGB; `person` selfie probability uint8 [H, W]; `plate` uint8 [H, W, 3] with `seen` bool
-    [H, W], or None for both. Within a band round the selfie mask's edge, colour decides: by the difference from the
-    plate where that is known, else by following the picture's edges.
-    """
-    size = len(frame)
-    guide = luminance(frame)
-    main = main_person(person)
-    near_main = cv2.dilate(main.astype(np.uint8), box(scaled_px(BAND_PX, size))) > 0
-    probability = np.where(near_main, person, 0).astype(np.float32) / 255
-    alpha = np.clip(guided_filter(probability, guide, scaled_px(6, size), 1e-4), 0, 1)
-    half_band = scaled_px(BAND_PX / 2, size)
-    core = cv2.erode((probability > 0.9).astype(np.uint8), box(half_band)) > 0
-    outside = cv2.dilate((probability > 0.1).astype(np.uint8), box(half_band)) == 0
-    if plate is not None and seen is not None:
-        decided = ~core & ~outside & seen
-        difference = _plate_difference(frame, plate, decided)
-        selfie = np.log((alpha[decided] + 0.02) / (1.02 - alpha[decided]))
-        by_plate = np.clip((difference - PLATE_DISTANCE) / PLATE_SOFTNESS, -PLATE_LOG_ODDS, PLATE_LOG_ODDS)
-        alpha[decided] = 1 / (1 + np.exp(-SELFIE_WEIGHT * selfie - by_plate))
-    alpha = np.clip(guided_filter(alpha, guide, scaled_px(3, size), 5e-5), 0, 1)
-    alpha[core] = 1
-    alpha[outside] = 0
-    return alpha
-
-
-def _plate_difference(frame: np.ndarray, plate: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Colour difference in LAB units of the pixels in `where`, lightness weighing less (shadows), float32 [K]."""
-    window = (3, 3)  # against sensor and codec noise
-    a, b = (cv2.blur(cv2.cvtColor(x, cv2.COLOR_RGB2LAB), window)[where].astype(np.float32) for x in (frame, plate))
-    difference = a - b
-    return np.sqrt((difference * difference) @ np.array([0.5, 1.5, 1.5], np.float32))
-
-
 @dataclass(frozen=True)
 class _View:
     """One frame at the working size."""
@@ -143,12 +95,7 @@ class _View:
         return len(self.alpha)
 
 
-def _view(
-    frame: np.ndarray,
-    alpha: np.ndarray,
-    landmarks: np.ndarray,
-    plane: HeadPlane,
-) -> _View:
+def _view(frame: np.ndarray, alpha: np.ndarray, landmarks: np.ndarray, plane: HeadPlane) -> _View:
     size = min(WORKING_SIZE, len(frame))
     small, small_alpha = (cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA) for x in (frame, alpha))
     factor = size / len(frame)
@@ -201,57 +148,45 @@ class _Anatomy:
     forehead: float  # v of the face mesh's top, about the hairline
 
 
-def _soft_step(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+def _face_seed(view: _View) -> np.ndarray:
+    """Pixels well inside the face and off the lips, bool [h, w]."""
+    face = polygon_mask(view.landmarks[list(FACE_OVAL_LOOP)], view.size)
+    lips = polygon_mask(view.landmarks[list(OUTER_LIPS_LOOP)], view.size)
+    return (cv2.erode(face.astype(np.uint8), box(scaled_px(4, view.size))) > 0) & ~lips
 
 
-def geometric_prior(jaw: JawLine, forehead: float) -> np.ndarray:
-    """What anatomy alone expects of a person's pixel at each cell, float32 [CELLS, CELLS, 4], sums to 1."""
-    u, v = cell_coordinates()
-    wide = np.abs(u)
-    under_jaw = v - jaw.at(u)
-    below = _soft_step((under_jaw - 0.3) / 0.5)
-    head = (1 - below) * _soft_step((9.5 - wide) / 0.7) * _soft_step(v - forehead + 0.7)
-    beside_jaw = _soft_step((12 - wide) / 1.0) * _soft_step((wide - 5.5) / 0.5)
-    hair = (1 - below) * 0.6 * _soft_step((11.5 - wide) / 0.6) + 0.1 * below * beside_jaw
-    neck = below * _soft_step(7.0 - wide) * _soft_step((8 - under_jaw) / 1.5)
-    low_or_wide = 0.15 + 0.85 * _soft_step((under_jaw - 4.5) / 1.2) + 0.85 * _soft_step(wide - 8.5)
-    torso = below * _soft_step((v - jaw.chin + 2.5) / 0.7) * low_or_wide
-    prior = np.stack([head, hair, neck, torso], -1).astype(np.float32) + np.float32(PRIOR_FLOOR)
-    return prior / prior.sum(-1, keepdims=True)
-
-
-def _seeds(view: _View, anatomy: _Anatomy, skin: np.ndarray | None) -> dict[int, np.ndarray]:
-    """Pixels whose class geometry makes nearly certain, bool [h, w] by class. `skin`: log-likelihood ratio or None."""
-    size = view.size
-    face = polygon_mask(view.landmarks[list(FACE_OVAL)], size)
-    lips = polygon_mask(view.landmarks[list(OUTER_LIPS)], size)
-    seeds = {HEAD: (cv2.erode(face.astype(np.uint8), box(scaled_px(4, size))) > 0) & ~lips}
-    if skin is None:
-        return seeds
-    u, v = view.plane.coordinates(size)
+def _other_seeds(view: _View, anatomy: _Anatomy, skin: np.ndarray) -> dict[int, np.ndarray]:
+    """Pixels that place and `skin` (log-likelihood above the face's 10th percentile) give to a class, bool [h, w]."""
+    u, v = view.plane.coordinates(view.size)
     wide, person = np.abs(u), view.alpha > 0.9
     under_jaw = v - view.jaw.at(u)
-    outside_face = cv2.dilate(face.astype(np.uint8), box(scaled_px(2, size))) == 0
-    seeds[HAIR] = person & outside_face & (v < anatomy.forehead + 1.3) & (wide < 11) & (skin < -0.5)
-    seeds[NECK] = person & (under_jaw > 1) & (under_jaw < 5) & (wide < 4.5) & (skin > -2.5)
-    seeds[TORSO] = person & ((under_jaw > 7.5) | ((v > anatomy.jaw.chin + 2.5) & (wide > 9))) & (skin < -0.5)
-    return seeds
+    face = polygon_mask(view.landmarks[list(FACE_OVAL_LOOP)], view.size)
+    outside_face = cv2.dilate(face.astype(np.uint8), box(scaled_px(2, view.size))) == 0
+    shoulders = (v > anatomy.jaw.chin + 2.5) & (wide > 9)
+    return {
+        HAIR: person & outside_face & (v < anatomy.forehead + 1.3) & (wide < 11) & (skin < -0.5),
+        NECK: person & (under_jaw > 1) & (under_jaw < 5) & (wide < 4.5) & (skin > -2.5),
+        TORSO: person & ((under_jaw > 7.5) | shoulders) & (skin < -0.5),
+    }
 
 
 def _seed_colours(views: list[_View], anatomy: _Anatomy) -> np.ndarray:
     """Colour models of the four classes from the seeds, float32 [32^3, 4] log-likelihoods."""
-    skin_counts = ColourCounts()
-    faces = [_seeds(view, anatomy, None)[HEAD] for view in views]
-    for view, face in zip(views, faces, strict=True):
-        skin_counts.add(view.bins[face])
-    skin = skin_counts.log_likelihood()
-    typical = np.percentile(np.concatenate([skin[v.bins[f]] for v, f in zip(views, faces, strict=True)]), 10)
     counts = [ColourCounts() for _ in CLASSES]
-    for view, face in zip(views, faces, strict=True):
-        for k, seed in _seeds(view, anatomy, skin[view.bins] - typical).items():
+    faces = [view.bins[_face_seed(view)] for view in views]
+    for face in faces:
+        counts[HEAD].add(face)
+        counts[NECK].add(face, NECK_AS_FACE)
+    skin = counts[HEAD].log_likelihood()
+    typical = np.percentile(skin[np.concatenate(faces)], 10)
+    for view in views:
+        for k, seed in _other_seeds(view, anatomy, skin[view.bins] - typical).items():
             counts[k].add(view.bins[seed])
-        counts[NECK].add(view.bins[face], 0.1)  # the neck is skin too, if in shadow
+    return _log_likelihoods(counts)
+
+
+def _log_likelihoods(counts: list[ColourCounts]) -> np.ndarray:
+    """float32 [32^3, 4]."""
     return np.stack([c.log_likelihood() for c in counts], -1)
 
 
@@ -289,7 +224,7 @@ class Parser:
         labels = strongest(large) + np.uint8(Label.HEAD)
         labels[alpha < 0.5] = Label.BACKGROUND
         labels = _remove_specks(cv2.medianBlur(labels, 5))
-        labels[polygon_mask(landmarks[list(INNER_LIPS), :2], self.size)] = Label.MOUTH
+        labels[polygon_mask(landmarks[list(INNER_LIPS_LOOP), :2], self.size)] = Label.MOUTH
         return labels
 
 
@@ -304,7 +239,7 @@ def fit_parser(clip: ClipView) -> Parser:
         alpha = refine_person(frame, clip.person(int(i)), *plate)
         plane = HeadPlane.from_pose(clip.rotation[i], clip.translation_cm[i], clip.focal, clip.size)
         views.append(_view(frame, alpha, clip.landmarks[i], plane))
-        foreheads.append(plane.unproject(clip.landmarks[i, FOREHEAD, :2])[1])
+        foreheads.append(plane.unproject(clip.landmarks[i, FOREHEAD_TOP, :2])[1])
     anatomy = _Anatomy(JawLine.median([view.jaw for view in views]), float(np.median(foreheads)))
     colours = _seed_colours(views, anatomy)
     geometry = prior = geometric_prior(anatomy.jaw, anatomy.forehead)
@@ -331,10 +266,10 @@ def _normalised(odds: np.ndarray) -> np.ndarray:
 
 def _face_evidence(view: _View) -> np.ndarray:
     """Log-odds of skin that the face mesh vouches for below the brows, float32 [h, w]."""
-    face = polygon_mask(view.landmarks[list(FACE_OVAL)], view.size).astype(np.uint8)
+    face = polygon_mask(view.landmarks[list(FACE_OVAL_LOOP)], view.size).astype(np.uint8)
     inner = cv2.erode(face, box(scaled_px(8, view.size))) > 0
     rows = np.arange(view.size)[:, None] + 0.5
-    below_brows = rows > view.landmarks[list(BROWS), 1].min() - scaled_px(6, view.size)
+    below_brows = rows > view.landmarks[list(RIGHT_BROW_UPPER + LEFT_BROW_UPPER), 1].min() - scaled_px(6, view.size)
     return (LIKELY_FACE * face + (SURE_FACE - LIKELY_FACE) * inner).astype(np.float32) * below_brows
 
 
@@ -357,7 +292,7 @@ def _maximise(
     mixed = (learnt + 0.05) * (geometry + 0.02)
     mixed = (1 - GEOMETRY_WEIGHT) * mixed / mixed.sum(-1, keepdims=True) + GEOMETRY_WEIGHT * geometry
     mixed = np.where(visits > 0.5, mixed, prior).astype(np.float32)
-    return mixed / mixed.sum(-1, keepdims=True), np.stack([c.log_likelihood() for c in counts], -1)
+    return mixed / mixed.sum(-1, keepdims=True), _log_likelihoods(counts)
 
 
 # --- tidying up ---------------------------------------------------------------------------------------------------
@@ -372,7 +307,7 @@ def _tidy(posterior: np.ndarray, view: _View) -> np.ndarray:
     labels = np.where(person, strongest(posterior).astype(np.int16), -1)
     area = (size / 512) ** 2
     head = labels == HEAD
-    nose_x, nose_y = np.clip(view.landmarks[NOSE].astype(int), 0, size - 1)
+    nose_x, nose_y = np.clip(view.landmarks[NOSE_BRIDGE].astype(int), 0, size - 1)
     near_head = cv2.dilate(head.astype(np.uint8), box(scaled_px(4, size))) > 0
     nose = np.zeros(labels.shape, bool)
     nose[nose_y, nose_x] = True

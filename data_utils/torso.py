@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from instag.data_utils.image_ops import box, scaled_px
 
 from instag.data.layout import Label
+from instag.data_utils.image_ops import box, scaled_px
 
 # Lengths at 512 px.
 NECK_REACH_PX = 53  # how far the neck continues upwards behind the head
