@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from instag.data.audio import get_extractor
@@ -64,7 +65,7 @@ def load_network(extractor: str, name: str, device: str) -> tuple[Network, bool]
             module = transformers.AutoModel.from_pretrained(name)
         else:
             module = transformers.AutoModelForCTC.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(
             f"{name}: cannot load the {extractor} network ({reason}); give its folder or hub name"

@@ -98,6 +98,7 @@ def test_silence_is_silence(mode, acoustic_model):
         # The running mean slowly becomes that of the silence itself: there the bar is lower.
         bar = {"zeros": 0.85, "noise at -70 dBFS": 0.7}[name] - (0.15 if mode == "running" else 0)
         assert posteriors[:, silence].mean() > bar, name
+        np.testing.assert_allclose(posteriors.sum(axis=1), 1, atol=1e-5)
 
 
 def test_dither_is_what_saves_digital_silence(acoustic_model):

@@ -70,8 +70,18 @@ def test_channels_are_averaged_not_added(tmp_path):
     sound = tone(0.5, RATE)
     read = read_audio(write_wav(tmp_path / "a.wav", np.stack([sound, 0 * sound], axis=1), RATE))
     np.testing.assert_allclose(read, sound / 2, atol=1e-4)
-    loud = np.full((RATE, 2), 1.0)
-    assert np.abs(read_audio(write_wav(tmp_path / "b.wav", loud, 48_000))).max() <= 1.0
+
+
+def test_float_sound_beyond_full_scale_is_clipped(tmp_path):
+    with av.open(str(tmp_path / "loud.wav"), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=RATE)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(4 * tone(0.5, RATE)[None].astype(np.float32), format="flt", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    read = read_audio(tmp_path / "loud.wav")
+    assert (read.min(), read.max()) == (-1, 1) and len(read) == RATE // 2
 
 
 def first_sound(samples: np.ndarray) -> float:
