@@ -11,9 +11,10 @@ from instag.audio.acoustic_model import load_acoustic_model
 from instag.audio.io import read_audio
 from instag.audio.mel import INT16_SCALE
 from instag.audio.norm import FeatureNorm
-from instag.data.audio import Extractor, get_extractor
+from instag.data.audio import Extractor, check_features, get_extractor
 from instag.data.layout import FPS, SAMPLE_RATE
 from instag.errors import DataError
+from instag.files import atomic_path, write_text
 
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 STEPS_PER_FRAME = 2  # 50 Hz features, 25 fps video
@@ -68,6 +69,21 @@ def extract(
     else:
         steps = phone_mel.mel_only(prepare_samples(samples), norm)  # [K, 32]
     return gather_steps(norm.standardise(steps), count, kind), norm
+
+
+def save_features(path: Path | str, features: np.ndarray, norm: FeatureNorm) -> None:
+    """Write features [T, W, D] as `.npy` and their norm beside it as `<stem>.norm.json`, each whole or not at all.
+
+    Raises DataError: another ending than `.npy`, a shape that the norm's extractor does not have; InstagError: the
+    folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".npy":
+        raise DataError(f"{path}: audio features are written as .npy; give a name with that ending")
+    features = check_features(features, norm.extractor, str(path))
+    write_text(path.with_suffix(".norm.json"), norm.to_json())
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.save(file, features)
 
 
 def frame_count(samples: int) -> int:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from instag.audio import mel
-from instag.audio.features import extract, frame_count, gather_steps, prepare_samples
+from instag.audio.features import extract, frame_count, gather_steps, prepare_samples, save_features
 from instag.audio.io import read_audio
 from instag.audio.norm import FeatureNorm
 from instag.audio.phone_mel import phone_mel
-from instag.data.audio import EXTRACTORS, Extractor, check_features
-from instag.errors import DataError
+from instag.data.audio import EXTRACTORS, Extractor, check_features, load_features
+from instag.errors import DataError, InstagError
 
 RATE = 16_000
 
@@ -147,6 +147,21 @@ def test_a_stored_norm_is_used_and_a_wrong_one_refused(babble):
         extract(sound, "mel", "file", norm=stored)
     with pytest.raises(DataError, match="corpus priors"):
         extract(sound, "phone-mel", norm=FeatureNorm.identity("phone-mel"))
+
+
+def test_saved_features_come_back_with_their_norm(tmp_path, babble):
+    features, norm = extract(babble(1), "mel")
+    save_features(tmp_path / "speech.npy", features, norm)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["speech.norm.json", "speech.npy"]
+    np.testing.assert_array_equal(load_features(tmp_path / "speech.npy", "mel"), features)
+    assert FeatureNorm.from_json((tmp_path / "speech.norm.json").read_text()) == norm
+    for path, values in ((tmp_path / "speech.wav", features), (tmp_path / "other.npy", features[:, :, :5])):
+        with pytest.raises(DataError, match=path.name):
+            save_features(path, values, norm)
+        assert not path.exists()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InstagError, match="speech"):
+        save_features(tmp_path / "file" / "speech.npy", features, norm)
 
 
 def test_what_cannot_be_made_is_said():
