@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -186,6 +187,11 @@ class SubjectDataset:
     def sound(self) -> tuple[np.ndarray, int]:
         """The clip's sound, float32 [n] in [-1, 1], and its rate in Hz."""
         return self.source.sound()
+
+    def sound_of(self, frames: Sequence[int]) -> tuple[np.ndarray, int]:
+        """The sound of consecutive frames, float32 [n], and its rate in Hz; DataError where there is none."""
+        samples, rate = self.sound()
+        return samples[round(frames[0] * rate / FPS) : round((frames[-1] + 1) * rate / FPS)], rate
 
     # --- frames -------------------------------------------------------------------------------------------------
     def picture(self, i: int) -> Picture:
