@@ -67,6 +67,19 @@ def test_a_linear_field_is_reproduced():
         torch.testing.assert_close(features[:, plane], expected[:, None].expand(-1, 12))
 
 
+def test_a_hashed_level_finds_its_entry_as_instant_ngp_does(monkeypatch):
+    layout = grid_layout(*HASHED)
+    column, row = 70, 41
+    first = (
+        column ^ (row * 2654435761 & 0xFFFFFFFF)
+    ) % 2**10  # at the cell's first corner interpolation reads one entry
+    unit = (torch.tensor([column, row, row]) - 0.5) / layout.scales[-1]
+    x = (unit * 2 * BOUND - BOUND)[None].double()
+    table = torch.arange(3 * layout.entries, dtype=torch.float64).view(3, -1)
+    features = encode_torch(x, table, layout, BOUND).view(3, -1)
+    assert features[0, -1].item() == pytest.approx(layout.offsets[-1] + first, abs=0.1)
+
+
 @pytest.mark.parametrize("with_numba", [True, False])
 def test_a_point_outside_loses_only_the_planes_that_see_it_outside(monkeypatch, with_numba):
     monkeypatch.setattr(encoding, "HAS_NUMBA", with_numba)
