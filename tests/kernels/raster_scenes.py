@@ -50,7 +50,7 @@ def make_scene(gaussians: int, settings: RasterSettings, views: int = 1, extra: 
     directions = torch.nn.functional.normalize(normal(gaussians, 3), dim=-1)
     axes = HEAD_RADIUS * torch.tensor([0.75, 1.0, 0.85], dtype=torch.float64)
     means = directions * axes * (1 + 0.03 * normal(gaussians, 1))
-    spacing = HEAD_RADIUS * math.sqrt(4 * math.pi / gaussians)
+    spacing = HEAD_RADIUS * math.sqrt(4 * math.pi / max(gaussians, 1))
     scales = spacing * 0.6 * torch.exp(0.5 * normal(gaussians, 3))
     scales[:, 2] *= 0.25
     quaternions = normal(views, gaussians, 4)
@@ -95,7 +95,7 @@ def cotangent_loss(output: RasterOutput, seed: int = 1) -> Tensor:
 
 def relative_error(value: Tensor, truth: Tensor) -> float:
     """|value - truth|_2 / |truth|_2; 0 where both are zero."""
-    value, truth = value.double().cpu(), truth.double().cpu()
+    value, truth = value.detach().double().cpu(), truth.detach().double().cpu()
     scale = float(truth.norm())
     error = float((value - truth).norm())
     return error / scale if scale > 0 else error
