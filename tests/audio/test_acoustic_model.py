@@ -8,11 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from audio_sounds import babble
 
 from instag.audio import acoustic_model as am
 from instag.audio.cepstra import cepstra, with_deltas
 from instag.audio.features import prepare_samples
 from instag.errors import DataError, InstagError
+
+
+@pytest.fixture(scope="module")
+def acoustic_model() -> am.AcousticModel:
+    return am.load_acoustic_model()
 
 
 def test_the_model_is_the_one_that_is_described(acoustic_model):
@@ -40,7 +46,7 @@ def test_scores_equal_a_plain_double_precision_evaluation(acoustic_model):
         np.testing.assert_allclose(acoustic_model.log_likelihoods(features)[frame], expected, rtol=1e-5, atol=2e-3)
 
 
-def test_agreement_with_pocketsphinx_itself(acoustic_model, babble, tmp_path):
+def test_agreement_with_pocketsphinx_itself(acoustic_model, tmp_path):
     """Its decoder dumps its own cepstra and scores; it keeps 4 densities in 8 bits, so some best phones differ."""
     from pocketsphinx import Decoder, get_model_path
 

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from audio_sounds import babble, real_clip
 
 from instag.audio import mel
+from instag.audio.acoustic_model import AcousticModel, load_acoustic_model
 from instag.audio.features import extract, frame_count, gather_steps, prepare_samples, save_features
 from instag.audio.io import read_audio
 from instag.audio.norm import FeatureNorm
@@ -17,9 +19,14 @@ from instag.errors import DataError, InstagError
 RATE = 16_000
 
 
+@pytest.fixture(scope="module")
+def acoustic_model() -> AcousticModel:
+    return load_acoustic_model()
+
+
 @pytest.mark.parametrize("extractor", ["phone-mel", "mel"])
 @pytest.mark.parametrize("mode", ["file", "running"])
-def test_shape_type_norm_and_determinism(extractor, mode, babble):
+def test_shape_type_norm_and_determinism(extractor, mode):
     sound = babble(2.5)
     features, norm = extract(sound, extractor, mode)
     assert features.shape == (62, *EXTRACTORS[extractor].frame_shape)
@@ -29,7 +36,7 @@ def test_shape_type_norm_and_determinism(extractor, mode, babble):
     np.testing.assert_array_equal(features, again)
 
 
-def test_file_is_the_default_kind(babble):
+def test_file_is_the_default_kind():
     sound = babble(1)
     assert extract(sound, "mel")[1] == FeatureNorm.default("mel", "file")
 
@@ -50,7 +57,7 @@ def test_very_short_sounds_work(samples):
         assert np.isfinite(features).all()
 
 
-def test_frames_cut_or_repeat_the_end(babble):
+def test_frames_cut_or_repeat_the_end():
     sound = babble(2)
     natural, _ = extract(sound, "phone-mel")
     short, _ = extract(sound, "phone-mel", frames=20)
@@ -76,7 +83,7 @@ def test_steps_of_a_frame():
 
 
 @pytest.mark.parametrize("extractor", ["phone-mel", "mel"])
-def test_a_sound_moves_the_features_at_its_time(extractor, babble):
+def test_a_sound_moves_the_features_at_its_time(extractor):
     """A burst at 1.0 s is frame 25: steps 50, 51 stand at places 8, 9 of its window."""
     quiet = 1e-3 * np.random.default_rng(0).standard_normal(2 * RATE)
     burst = quiet.copy()
@@ -115,27 +122,27 @@ def test_dither_depends_on_the_place_alone():
     assert prepare_samples(np.array([2.0, -2.0]))[:2] == pytest.approx([32768, -32768], abs=1)
 
 
-def test_running_features_do_not_hear_the_future(babble):
+def test_running_features_do_not_hear_the_future():
     whole, _ = extract(babble(4), "phone-mel", "running")
     part, _ = extract(babble(4)[: 2 * RATE], "phone-mel", "running")
     # Frame t looks at steps up to 2t + 7, each 63 ms ahead: 5 + 2 frames short of the cut they agree.
     np.testing.assert_allclose(part[:43], whole[:43], atol=1e-5)
 
 
-def test_file_features_ignore_the_level_of_speech(babble):
+def test_file_features_ignore_the_level_of_speech():
     loud, _ = extract(babble(6, level=0.2), "phone-mel")
     quiet, _ = extract(babble(6, level=0.2) / 4, "phone-mel")
     assert np.corrcoef(loud.ravel(), quiet.ravel())[0, 1] > 0.95
 
 
-def test_statistics_of_a_file_norm(babble, acoustic_model):
+def test_statistics_of_a_file_norm(acoustic_model):
     """Six seconds are enough for the sound's own mean and deviation in every band."""
     bands = phone_mel(prepare_samples(babble(6)), FeatureNorm.default("phone-mel"), acoustic_model)[:, 42:]
     np.testing.assert_allclose(bands.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(bands.std(axis=0), 1, atol=0.02)
 
 
-def test_a_stored_norm_is_used_and_a_wrong_one_refused(babble):
+def test_a_stored_norm_is_used_and_a_wrong_one_refused():
     sound = babble(1)
     stored = replace(FeatureNorm.default("mel", "running"), mean=(1.0,) * 32)
     features, norm = extract(sound, "mel", norm=stored)
@@ -149,7 +156,7 @@ def test_a_stored_norm_is_used_and_a_wrong_one_refused(babble):
         extract(sound, "phone-mel", norm=FeatureNorm.identity("phone-mel"))
 
 
-def test_saved_features_come_back_with_their_norm(tmp_path, babble):
+def test_saved_features_come_back_with_their_norm(tmp_path):
     features, norm = extract(babble(1), "mel")
     save_features(tmp_path / "speech.npy", features, norm)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["speech.norm.json", "speech.npy"]
@@ -179,7 +186,7 @@ def test_what_cannot_be_made_is_said():
             extract(bad, "mel")
 
 
-def test_a_real_clip(real_clip, acoustic_model):
+def test_a_real_clip(acoustic_model):
     samples = read_audio(real_clip("adapt/cnn2.mp4"))[: 6 * RATE]
     prepared = prepare_samples(samples)
     values = phone_mel(prepared, FeatureNorm.default("phone-mel"), acoustic_model)
@@ -199,7 +206,7 @@ def test_a_real_clip(real_clip, acoustic_model):
     assert np.corrcoef(features.ravel(), running.ravel())[0, 1] > 0.9
 
 
-def test_speed(babble, acoustic_model):
+def test_speed(acoustic_model):
     """At most 30 ms a second of sound on one idle core; four times that is allowed on a busy one."""
     sound = babble(10)
     extract(sound, "phone-mel")

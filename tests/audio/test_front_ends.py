@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from audio_sounds import babble
 
 from instag.audio import cepstra as ce
 from instag.audio import mel
@@ -128,7 +129,7 @@ def test_resampling_is_exact_on_a_ramp_and_holds_the_ends():
     assert resample_steps(np.ones((1, 3)), 4).shape == (4, 3)
 
 
-def test_sound_is_told_from_noise_at_any_level(babble):
+def test_sound_is_told_from_noise_at_any_level():
     rng = np.random.default_rng(0)
     for level in (1, 30, 600):
         assert mel.sounding_steps(mel.log_mel(level * rng.standard_normal(5 * RATE))) == 0
