@@ -50,7 +50,7 @@ def blend(projection: Projection, settings: RasterSettings) -> Tensor:
     lists = tile_lists(projection, settings)
     views, _, width = projection.records.shape
     records = projection.records.flatten(0, 1)
-    chunks = _chunks(lists.counts.tolist())
+    chunks = _chunks(lists.counts.tolist()) or [(0, 0, 0)]  # with nothing to draw, still a (zero) gradient
     pairs = sum((stop - start) * length for start, stop, length in chunks) * TILE * TILE
     recompute = pairs > KEPT_ELEMENTS and torch.is_grad_enabled()
     blended = []
@@ -62,8 +62,7 @@ def blend(projection: Projection, settings: RasterSettings) -> Tensor:
 
     tiles_y, tiles_x = settings.tiles_y, settings.tiles_x
     canvas = records.new_zeros(views * tiles_y * tiles_x, TILE * TILE, width - GEOMETRY + 1)
-    if blended:
-        canvas = canvas.index_put((lists.tiles,), torch.cat(blended))
+    canvas = canvas.index_put((lists.tiles,), torch.cat(blended))
     canvas = canvas.unflatten(1, (TILE, TILE)).unflatten(0, (views, tiles_y, tiles_x))  # [B, ty, tx, 16, 16, C]
     image = canvas.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
     return image[..., : settings.height, : settings.width]
