@@ -168,8 +168,9 @@ def _push_out_of_eyeball(points: np.ndarray, near: np.ndarray, centre: np.ndarra
     softness = 0.25  # cm
     x, y, z = points[near].T
     inside = 1 - ((x - centre[0]) / (EYE_RADII[0] + 0.12)) ** 2 - ((y - centre[1]) / (EYE_RADII[1] + 0.12)) ** 2
-    front = centre[2] - EYE_SHEAR * sign * (x - centre[0]) + (EYE_RADII[2] + LID_CLEARANCE) * np.sqrt(inside.clip(0, 1))
-    share = np.where(inside > 0, np.clip(0.5 + 0.5 * (front - z) / softness, 0, 1), 0)
+    bulge = np.sign(inside) * np.sqrt(np.abs(inside))  # beyond the rim it falls away, so that the push fades out
+    front = centre[2] - EYE_SHEAR * sign * (x - centre[0]) + (EYE_RADII[2] + LID_CLEARANCE) * bulge
+    share = np.clip(0.5 + 0.5 * (front - z) / softness, 0, 1)
     points[near, 2] = z * (1 - share) + front * share + softness * share * (1 - share)
 
 
@@ -212,7 +213,7 @@ def _weights(mesh: Mesh, identity: Identity) -> _Weights:
         near_eye={side: np.flatnonzero(near) for side, near in near_eye.items()},
         eye_tilt=np.where(
             near_eye["left"] | near_eye["right"],
-            identity.eye_tilt * (ax - eye) * np.exp(-((from_eye / 1.3) ** 2)),
+            identity.eye_tilt * (ax - eye) * np.exp(-((from_eye / 1.3) ** 2)) * smooth_step(2.6, 1.6, np.abs(ax - eye)),
             0,
         ),
         brow=gauss(ax, y, (3.2, EYE_ROW + 2.1), (3.0, 1.5)) * above_lids,

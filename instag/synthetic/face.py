@@ -109,8 +109,8 @@ def build_face(identity: Identity) -> Face:
     columns = len(angles)
     height, width, front, back, tilt = (np.repeat(v[:, None], columns, 1) for v in _row_geometry(rows, strips, profile))
     cos, sin = np.cos(angles)[None], np.sin(angles)[None]
-    x = width * _superellipse(sin)
-    z = np.where(cos > 0, front, back) * _superellipse(cos)
+    x = width * superellipse(sin)
+    z = np.where(cos > 0, front, back) * superellipse(cos)
     y = height + tilt * np.clip(1 - cos, 0, 1)
     behind = np.sign(x + 1e-12) * width * (1 + np.clip(np.abs(angles) - math.pi / 2, 0, None))
     chart_x, chart_y = np.where(cos >= 0, x, behind), np.repeat(rows[:, None], columns, 1)
@@ -136,7 +136,8 @@ def build_face(identity: Identity) -> Face:
     )
 
 
-def _superellipse(v: np.ndarray) -> np.ndarray:
+def superellipse(v: np.ndarray) -> np.ndarray:
+    """Return what takes the place of a sine or cosine round a cross-section of ROUNDNESS."""
     return np.sign(v) * np.abs(v) ** (2 / ROUNDNESS)
 
 
@@ -199,7 +200,7 @@ def _nose(x: np.ndarray, y: np.ndarray, identity: Identity) -> np.ndarray:
 
 def _sockets_and_cheeks(ax: np.ndarray, y: np.ndarray, identity: Identity) -> np.ndarray:
     eye = identity.eye_distance
-    sockets = 1.15 * gauss(ax, y, (eye - 0.15, EYE_ROW - 0.05), (1.75, 1.15))
+    sockets = 1.15 * gauss(ax, y, (eye - 0.35, EYE_ROW - 0.05), (1.65, 1.15))
     inner_corners = 0.35 * gauss(ax, y, (1.75, EYE_ROW + 0.1), (0.6, 0.8))
     brow_ridge = 0.30 * gauss(ax, y, (2.9, EYE_ROW + 1.9), (2.2, 0.7))
     cheekbones = (0.40 + identity.cheek) * gauss(ax, y, (4.7, -0.3), (1.7, 1.5))

@@ -83,6 +83,7 @@ def draw_identity(seed: int, hair: Hair | None = None) -> Identity:
     darkness = draw.uniform("darkness", 0, 1)
     skin = LIGHT_SKIN * (1 - darkness) + DARK_SKIN * darkness
     dark = darkness >= 0.5
+    wall = draw.uniform("wall", 0.35, 0.7)
     long_hair = bool(draw.index("long_hair", 2)) if hair is None else hair == "long"
     return Identity(
         seed=seed,
@@ -117,7 +118,7 @@ def draw_identity(seed: int, hair: Hair | None = None) -> Identity:
         cloth=_color([draw.uniform(f"cloth_{c}", 0.1, 0.7) for c in "rgb"]),
         stripes=bool(draw.index("stripes", 2)),
         neckline=draw.uniform("neckline", 0.2, 3.0),
-        background=_color([draw.uniform(f"background_{c}", 0.3, 0.75) for c in "rgb"]),
+        background=_color([wall + draw.normal(f"wall_{c}", 0, 0.07) for c in "rgb"]),
         light_side=draw.uniform("light_side", -0.7, 0.7),
         light_height=draw.uniform("light_height", 0.25, 0.75),
     )

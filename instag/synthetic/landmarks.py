@@ -26,8 +26,8 @@ MEDIAPIPE: dict[str, tuple[int, ...]] = {
     **{"lid_left_upper_outer": (387,), "lid_left_upper": (386,), "lid_left_upper_inner": (385,)},
     **{"lid_left_lower_outer": (373,), "lid_left_lower": (374,), "lid_left_lower_inner": (380,)},
     **{"iris_right": (468,), "iris_left": (473,)},
-    **{"nasion": (168,), "nose_bridge": (197,), "nose_tip": (4,), "nose_base": (2,)},
-    **{"nose_wing_right": (48,), "nose_wing_left": (278,)},
+    **{"nasion": (168,), "nose_bridge": (195,), "nose_tip": (1, 4), "nose_base": (2,)},
+    **{"nose_wing_right": (59,), "nose_wing_left": (289,)},
     **{"mouth_corner_right": (61,), "mouth_corner_left": (291,)},
     **{"lip_upper_inner": (13,), "lip_upper_inner_right": (81,), "lip_upper_inner_left": (311,)},
     **{"lip_lower_inner": (14,), "lip_lower_inner_right": (178,), "lip_lower_inner_left": (402,)},
@@ -37,10 +37,10 @@ MEDIAPIPE: dict[str, tuple[int, ...]] = {
 NAMES = tuple(MEDIAPIPE)
 IRISES = ("iris_right", "iris_left")  # on the eyeball, so no vertices of the skin
 
-BROW_ENDS = (5.0, 1.4)  # cm from the middle, outer and inner
+BROW_POINTS = (5.6, 5.05, 4.2, 2.95, 1.4)  # cm from the middle, outermost first
 EYE_THIRD = 0.33  # share of the half width at which the side lid points stand
 INNER_LIP_SIDE = 0.4  # share of the half width of the mouth
-CUPID_BOW = 0.45  # cm
+CUPID_BOW = 0.8  # cm
 
 
 def brow_line(distance: np.ndarray | float, brow_height: float) -> np.ndarray | float:
@@ -65,7 +65,7 @@ def landmark_vertices(mesh: Mesh, identity: Identity) -> dict[str, int]:
         "lip_lower_outer": _nearest(face, 2, 0, MOUTH_ROW - identity.lip_lower),
     }
     for side, sign in SIDES.items():
-        for i, distance in enumerate(np.linspace(*BROW_ENDS, 5)):
+        for i, distance in enumerate(BROW_POINTS):
             height = brow_line(distance, identity.brow_height)
             found[f"brow_{side}_{i}"] = _nearest(face, 0, sign * distance, height)
         eye, half = identity.eye_distance, identity.eye_half_width

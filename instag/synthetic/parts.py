@@ -13,12 +13,13 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter
 
 from instag.synthetic import materials
-from instag.synthetic.face import CROWN, EYE_ROW, MOUTH_ROW, ROUNDNESS, head_profile, smooth_step, stretch
+from instag.synthetic.face import CROWN, EYE_ROW, MOUTH_ROW, ROUNDNESS, head_profile, smooth_step, stretch, superellipse
 from instag.synthetic.identity import Identity
 from instag.synthetic.seeds import generator
 
 EYE_RADII = np.array([1.75, 1.35, 1.2])  # cm
 EYE_SHEAR = 0.32  # cm of depth per cm sideways: the eyeball's front follows the face outwards
+EYE_REACH = 1.1  # rad of the eyeball that exists: a little more than shows, or it would pierce the outer corner
 TOOTH_WIDTH = 0.82  # cm
 SIDES = {"right": -1, "left": 1}  # sign of x
 RIGID_WITH_JAW = ("teeth_lower", "tongue")
@@ -56,7 +57,7 @@ def _sphere(rows: int, columns: int, reach: float = math.pi, pole: float = math.
 
 
 def _eye(identity: Identity, sign: int) -> Part:
-    ball = _sphere(25, 25, reach=1.5, pole=1.5) * EYE_RADII
+    ball = _sphere(25, 25, reach=EYE_REACH, pole=1.2) * EYE_RADII
     attribute = ball.copy()
     attribute[..., 2] = sign
     sheared = ball.copy()
@@ -83,7 +84,7 @@ def _teeth(upper: bool) -> Part:
 
 
 def _tongue() -> Part:
-    points = _sphere(13, 25) * [1.75, 0.75, 1.9] + [0, MOUTH_ROW - 1.35, 6.2]
+    points = _sphere(13, 25) * [1.75, 0.75, 1.9] + [0, MOUTH_ROW - 0.95, 6.2]
     return Part(points, points, materials.TONGUE)
 
 
@@ -108,15 +109,15 @@ def _hair(identity: Identity) -> Part:
     width, depth_front, depth_back = head_profile(identity)(np.clip(rows, -2 if long else -6, CROWN)).T[..., None]
 
     waves = gaussian_filter(generator("hair", identity.seed).normal(size=angle.shape), (3, 2), mode="wrap")
-    waves /= waves.std()
+    waves *= smooth_step(CROWN, 9, y) / waves.std()  # none at the crown, where all columns meet
     above = y - _hairline(angle, identity)
     thickness = (1.25 if long else 0.95) + 0.12 * waves
-    thickness = thickness * (0.25 + 0.75 * np.sqrt(np.clip(above / 1.6, 0, 1)))
+    thickness = thickness * (0.12 + 0.88 * np.sqrt(np.clip(above / 2.2, 0, 1)))
     below = np.clip(-2 - y, 0, None)
-    flare = 1 + (0.016 * below + 0.02 * waves * (below > 0)) * long
+    flare = 1 + (0.016 * below + 0.02 * waves * smooth_step(0, 5, below)) * long
     cos = np.cos(angle)
-    x = (width + thickness) * np.sin(angle) * flare
-    z = (np.where(cos > 0, depth_front, depth_back) + thickness) * np.sign(cos) * np.abs(cos) ** 0.93
+    x = (width + thickness) * superellipse(np.sin(angle)) * flare
+    z = (np.where(cos > 0, depth_front, depth_back) + thickness) * superellipse(cos)
     lifted = stretch(y, identity) + thickness * smooth_step(6, 13, y)
     return Part(np.stack([x, lifted, z], -1), np.stack([angle, y, above], -1), materials.HAIR)
 
@@ -142,7 +143,7 @@ def _neck() -> Part:
 
 def _torso() -> Part:
     theta, v = np.meshgrid(np.linspace(-math.pi, math.pi, 61), np.linspace(0, 1, 25))
-    half_width = PchipInterpolator([0, 0.06, 0.18, 0.35, 1], [5.6, 8.2, 14.5, 18.6, 21])(v)
+    half_width = PchipInterpolator([0, 0.06, 0.18, 0.35, 1], [4.8, 8.2, 14.5, 18.6, 21])(v)
     half_depth = PchipInterpolator([0, 0.1, 0.4, 1], [4.6, 6.6, 9.5, 11])(v)
     y = PchipInterpolator([0, 0.06, 0.18, 0.35, 1], [-12.4, -13.4, -15.2, -18.2, -42])(v)
     sin = np.sin(theta)

@@ -41,7 +41,7 @@ OUTSIDE_SHARE = 0.4  # of the dominance, beyond the phoneme's own time
 
 BLINK_CLOSING, BLINK_HOLD, BLINK_OPENING = 0.09, 0.045, 0.16  # s; the hold outlasts a frame, so every blink closes
 BLINK_INTERVAL = (0.5, 3.5)  # s, shortest and longest: no 4 s without a blink
-BLINK_FIRST = (0.6, 2.0)  # s
+BLINK_FIRST = (0.4, 1.2)  # s
 
 # Standard deviations at head_motion = 1: rotation about x, y, z (deg) and translation x, y, z (cm); fastest motion, Hz
 ROTATION_SPREAD, TRANSLATION_SPREAD = (2.6, 4.5, 1.8), (0.5, 0.25, 0.5)

@@ -15,12 +15,15 @@ from numba import njit
 from instag.data.layout import Label
 from instag.synthetic import materials, paint
 from instag.synthetic.materials import MATERIAL_LABEL
-from instag.synthetic.noise import COARSE, SIZE, grain
+from instag.synthetic.noise import FINE, grain, sample
 
 FAR = np.float32(1e9)  # depth where nothing was hit
 BAND = 16  # output rows shaded at a time, so that the buffers stay in the cache
 KEY, FILL = 0.78, 0.20  # strengths of the two lights
 GRAIN = 1.2  # grey levels
+# Screen-space occlusion, darker where a sample lies behind its surroundings: radii in cm.
+NEAR_RADIUS, NEAR_STRENGTH, WIDE_RADIUS, WIDE_STRENGTH = 0.35, 0.55, 1.1, 0.55
+OCCLUSION_LIMIT, OCCLUSION_FLOOR = 0.6, 0.35
 INNER_LIP_DEPTH = 0.5  # cm: beyond it the inner lip counts as the inside of the mouth
 
 SKIN, LIP_INNER, LID_EDGE, EYE = materials.SKIN, materials.LIP_INNER, materials.LID_EDGE, materials.EYE
@@ -64,8 +67,7 @@ def _cut_by_hairline(angle, height, above):
     """Whether the hair shell is absent here: below a ragged hairline."""
     if above >= 3:
         return False
-    ragged = COARSE[int(height * 3 + 900) % SIZE, int(angle * 130 + 900) % SIZE] - 0.5
-    return above < 0.9 * ragged
+    return above < 1.4 * (sample(FINE, height * 2 + 900, angle * 220 + 900) - 0.5)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -213,22 +215,32 @@ def _light(surface, nx, ny, nz, vx, vy, vz, look):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _shade(k, p0, p1, vertices, normals, triangles, material, attribute, look):
+def _shade(k, p0, p1, light, vertices, normals, triangles, material, attribute, look):
+    """Linear colour of a sample, of which the surroundings let the share `light` through."""
     triangle = triangles[k]
     vx, vy, vz = _view(vertices, triangle, p0, p1)
     nx, ny, nz = _facing_normal(normals, triangle, p0, p1, vx, vy, vz)
     u, v, w = _interpolate(attribute, triangle, p0, p1)
-    return _light(_paint(material[k], u, v, w, look), nx, ny, nz, vx, vy, vz, look)
+    r, g, b = _light(_paint(material[k], u, v, w, look), nx, ny, nz, vx, vy, vz, look)
+    return r * light, g * light, b * light
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def picture(vertices, normals, triangles, material, attribute, focal, occlusion, supersampling, tone, frame, look):
+def _unoccluded(z, near, wide):
+    """Share of light at depth z, given the mean depths of its nearer and wider surroundings: darker in hollows."""
+    light = 1.0 - NEAR_STRENGTH * min(max((z - near) / NEAR_RADIUS, 0.0), OCCLUSION_LIMIT)
+    light -= WIDE_STRENGTH * min(max((z - wide) / WIDE_RADIUS, 0.0), OCCLUSION_LIMIT)
+    return max(light, OCCLUSION_FLOOR)
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def picture(vertices, normals, triangles, material, attribute, focal, around, supersampling, tone, frame, look):
     """Return the picture, uint8 [S, S, 3]: each pixel the mean of supersampling^2 samples.
 
-    occlusion [S, S] multiplies the light; tone is the curve from linear [0, TONE_LIMIT] to grey levels; frame seeds
-    the grain.
+    around [2, S, S] are the mean depths within NEAR_RADIUS and WIDE_RADIUS of each pixel; tone is the curve from linear
+    [0, TONE_LIMIT] to grey levels; frame seeds the grain.
     """
-    size, n = len(occlusion), supersampling
+    size, n = around.shape[1], supersampling
     pixels = project(vertices, focal * n, size * n)
     image = np.empty((size, size, 3), np.uint8)
     depth = np.empty((BAND * n, size * n), np.float32)
@@ -244,16 +256,17 @@ def picture(vertices, normals, triangles, material, attribute, focal, occlusion,
                         if hit[sy, sx] < 0:
                             missed += 1
                             continue
-                        p0, p1 = weights[sy, sx, 0], weights[sy, sx, 1]
-                        r, g, b = _shade(hit[sy, sx], p0, p1, vertices, normals, triangles, material, attribute, look)
+                        light = _unoccluded(depth[sy, sx], around[0, first + y, x], around[1, first + y, x])
+                        p0, p1, k = weights[sy, sx, 0], weights[sy, sx, 1], hit[sy, sx]
+                        r, g, b = _shade(k, p0, p1, light, vertices, normals, triangles, material, attribute, look)
                         red, green, blue = red + r, green + g, blue + b
                 if missed > 0:
                     r, g, b = paint.backdrop((x + 0.5) / size, (first + y + 0.5) / size, look)
                     red, green, blue = red + missed * r, green + missed * g, blue + missed * b
-                light = occlusion[first + y, x] / (n * n)
-                image[first + y, x, 0] = develop(red * light, tone, x, first + y, 0, frame)
-                image[first + y, x, 1] = develop(green * light, tone, x, first + y, 1, frame)
-                image[first + y, x, 2] = develop(blue * light, tone, x, first + y, 2, frame)
+                share = 1.0 / (n * n)
+                image[first + y, x, 0] = develop(red * share, tone, x, first + y, 0, frame)
+                image[first + y, x, 1] = develop(green * share, tone, x, first + y, 1, frame)
+                image[first + y, x, 2] = develop(blue * share, tone, x, first + y, 2, frame)
     return image
 
 

@@ -22,10 +22,7 @@ from instag.synthetic.style import draw_style
 FOCAL = 2.25  # of the image side
 DISTANCE = 75.0  # cm from the camera to the origin of the head at rest
 HEAD_UNIT = 100.0  # cm
-# Screen-space occlusion: (radius cm, strength), darker where a pixel lies behind its surroundings.
-OCCLUSION = ((0.35, 0.55), (1.1, 0.55))
-OCCLUSION_LIMIT, OCCLUSION_FLOOR = 0.6, 0.35
-OCCLUSION_BACKDROP = 12.0  # cm behind the head: how far away empty pixels count
+BACKDROP = 12.0  # cm behind the head: how far away empty pixels count for occlusion
 
 
 class Speaker:
@@ -100,7 +97,9 @@ def render_frame(
     normals = raster.vertex_normals(vertices, mesh.triangles)
     scene = (vertices, normals, mesh.triangles, mesh.material, mesh.attribute, focal)
     depth, labels, normal, valid = raster.geometry(*scene, size, look)
-    image = raster.picture(*scene, _occlusion(depth), supersampling, TONE, _grain_seed(speaker, performance, t), look)
+    image = raster.picture(
+        *scene, _surroundings(depth), supersampling, TONE, _grain_seed(speaker, performance, t), look
+    )
     person = labels > 0
     return RenderedFrame(
         image=image,
@@ -143,15 +142,13 @@ def _grain_seed(speaker: Speaker, performance: Performance, t: int) -> int:
     return zlib.crc32(np.array(seeds, np.int64).tobytes()) & 0x7FFFFFFF
 
 
-def _occlusion(depth: np.ndarray) -> np.ndarray:
-    """Return the share of light [S, S] float32 that the surroundings let through; blurred at half size for speed."""
-    near = np.minimum(depth, np.float32(DISTANCE + OCCLUSION_BACKDROP))
-    half, pixels_per_cm = near[::2, ::2], FOCAL * len(depth) / DISTANCE
-    light = np.ones_like(depth)
-    for radius, strength in OCCLUSION:
-        blurred = _double(gaussian_filter(half, radius * pixels_per_cm / 2, truncate=3), len(depth))
-        light -= strength * np.clip((near - blurred) / radius, 0, OCCLUSION_LIMIT)
-    return np.where(depth == raster.FAR, np.float32(1), np.maximum(light, OCCLUSION_FLOOR))
+def _surroundings(depth: np.ndarray) -> np.ndarray:
+    """Return the mean depth round each pixel within the two radii of occlusion, [2, S, S]; at half size for speed."""
+    half = np.minimum(depth[::2, ::2], np.float32(DISTANCE + BACKDROP))
+    pixels_per_cm = FOCAL * len(depth) / DISTANCE
+    radii = (raster.NEAR_RADIUS, raster.WIDE_RADIUS)
+    blurred = [gaussian_filter(half, radius * pixels_per_cm / 2, truncate=3) for radius in radii]
+    return np.stack([_double(image, len(depth)) for image in blurred])
 
 
 def _double(image: np.ndarray, size: int) -> np.ndarray:
