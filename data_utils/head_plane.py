@@ -165,7 +165,10 @@ def geometric_prior(jaw: JawLine, forehead: float) -> np.ndarray:
     below = _soft_step((under_jaw - 0.3) / 0.5)
     head = (1 - below) * _soft_step((9.5 - wide) / 0.7) * _soft_step(v - forehead + 0.7)
     beside_jaw = _soft_step((12 - wide) / 1.0) * _soft_step((wide - 5.5) / 0.5)
-    hair = (1 - below) * 0.6 * _soft_step((11.5 - wide) / 0.6) + 0.1 * below * beside_jaw
+    # Dark skin between brows and throat is a beard or a shadow.
+    face_middle = _soft_step((v - forehead - 0.3 * (jaw.chin - forehead)) / 0.7) * _soft_step((5.5 - wide) / 0.5)
+    around_face = (1 - below) * (1 - 0.97 * face_middle)
+    hair = 0.6 * around_face * _soft_step((11.5 - wide) / 0.6) + 0.1 * below * beside_jaw
     neck = below * _soft_step(7.0 - wide) * _soft_step((8 - under_jaw) / 1.5)
     low_or_wide = 0.15 + 0.85 * _soft_step((under_jaw - 4.5) / 1.2) + 0.85 * _soft_step(wide - 8.5)
     torso = below * _soft_step((v - jaw.chin + 2.5) / 0.7) * low_or_wide

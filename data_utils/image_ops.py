@@ -12,6 +12,7 @@ import numpy as np
 
 REFERENCE_SIZE = 512  # px; the side at which the pixel numbers of the preprocessing notes were tuned
 _POLYGON_SHIFT = 4  # fractional bits of polygon corners handed to OpenCV
+_SUPERSAMPLING = 4  # of polygons, per axis
 
 
 def scaled_px(pixels: float, size: int, least: int = 1) -> int:
@@ -57,11 +58,21 @@ def guided_filter(source: np.ndarray, guide: np.ndarray, radius: int, epsilon: f
 
 
 def polygon_mask(points: np.ndarray, size: int) -> np.ndarray:
-    """Filled polygon, bool [size, size], of corners [K, 2] px (centres at +0.5)."""
-    mask = np.zeros((size, size), np.uint8)
-    corners = np.round((points - 0.5) * (1 << _POLYGON_SHIFT)).astype(np.int32)
-    cv2.fillPoly(mask, [corners], 1, shift=_POLYGON_SHIFT)
-    return mask.astype(bool)
+    """Pixels at least half covered by the polygon of corners [K, 2] px (centres at +0.5), bool [size, size].
+
+    OpenCV alone also fills every pixel that the outline touches, so that closed lips would leave a line.
+    """
+    mask = np.zeros((size, size), bool)
+    left, top = np.clip(np.floor(points.min(0)).astype(int), 0, size)
+    right, bottom = np.clip(np.ceil(points.max(0)).astype(int), 0, size)
+    if right <= left or bottom <= top:
+        return mask
+    fine = np.zeros(((bottom - top) * _SUPERSAMPLING, (right - left) * _SUPERSAMPLING), np.uint8)
+    corners = (points - (left, top)) * _SUPERSAMPLING - 0.5
+    cv2.fillPoly(fine, [np.round(corners * (1 << _POLYGON_SHIFT)).astype(np.int32)], 255, shift=_POLYGON_SHIFT)
+    coverage = cv2.resize(fine, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+    mask[top:bottom, left:right] = coverage >= 128
+    return mask
 
 
 def component_filter(mask: np.ndarray, keep: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
