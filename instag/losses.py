@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from instag import kernels
+
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # px
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for images in [0, 1]
 DSSIM_WEIGHT = 0.2  # of the photometric loss L1 + 0.2 (1 - SSIM), paper Sec. 3.4
@@ -62,7 +64,14 @@ def photometric_torch(render: Tensor, target: Tensor, weight: float = DSSIM_WEIG
 
 
 def photometric(render: Tensor, target: Tensor, weight: float = DSSIM_WEIGHT) -> Tensor:
-    """L1 + weight * (1 - SSIM) over whole images (paper Sec. 3.4), gradient to the render alone."""
+    """L1 + weight * (1 - SSIM) over whole images (paper Sec. 3.4), gradient to the render alone.
+
+    By its CUDA or numba twin where one applies (float32).
+    """
+    if kernels.usable(render, target):
+        from instag.kernels.l1_ssim import photometric_cuda  # needs the `gpu` extra
+
+        return photometric_cuda(render, target, weight)
     if HAS_NUMBA and render.device.type == "cpu" and render.dtype == target.dtype == torch.float32:
         from instag.losses_numba import photometric_numba  # numba takes 0.5 s to import: only where it is used
 

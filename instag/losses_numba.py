@@ -89,7 +89,8 @@ def _backward(render, target, window, slopes, l1_scale, ssim_scale, grad):
     for plane in range(planes):
         for row in range(height):
             for moment in range(3):
-                padded[_HALF : _HALF + width] = slopes[plane, moment, row]
+                for column in range(width):  # numba takes seconds to compile a slice assignment
+                    padded[_HALF + column] = slopes[plane, moment, row, column]
                 _blur_across(padded, window, across[moment, _HALF + row])
         for row in range(height):
             for moment in range(3):

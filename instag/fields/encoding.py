@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from instag import kernels
+
 BOUND = 0.15  # head units; the motion fields' domain is the cube [-0.15, 0.15]^3
 LEVELS = 12
 LOG2_TABLE_SIZE = 17
@@ -144,7 +146,11 @@ HAS_NUMBA = find_spec("numba") is not None
 
 
 def encode(x: Tensor, table: Tensor, layout: GridLayout, bound: float) -> Tensor:
-    """`encode_torch`, by its numba twin where that applies (CPU, float32)."""
+    """`encode_torch`, by its CUDA or numba twin where one applies (float32)."""
+    if kernels.usable(x, table):
+        from instag.kernels.hash_grid import encode_cuda  # needs the `gpu` extra
+
+        return encode_cuda(x, table, layout, bound)
     if HAS_NUMBA and x.device.type == "cpu" and x.dtype == table.dtype == torch.float32:
         from instag.fields.encoding_numba import encode_numba  # numba takes 0.5 s to import: only where it is used
 

@@ -44,7 +44,8 @@ def _forward(x, table, scales, strides, sizes, offsets, hashed, bound, out):
             u = (x[n, first_axis] + bound) / (bound + bound)
             v = (x[n, second_axis] + bound) / (bound + bound)
             if not (u >= _ZERO and u <= _ONE and v >= _ZERO and v <= _ONE):
-                out[n, plane * levels : (plane + 1) * levels] = _ZERO
+                for feature in range(plane * levels, (plane + 1) * levels):
+                    out[n, feature] = _ZERO
                 continue
             for level in range(levels):
                 across, along = u * scales[level] + _HALF, v * scales[level] + _HALF
