@@ -39,7 +39,7 @@ CORE = [
     "tyro>=0.9",
     "tqdm>=4.65",
     "tensorboard>=2.14",
-    "av>=12",
+    "av>=14.1",
     "pocketsphinx>=5.0.4,<6",
 ]
 # mediapipe 0.10.14 is the last release without a numpy pin; it brings opencv-contrib-python, which owns `cv2/`.

@@ -6,15 +6,18 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from instag.avatar import Avatar
 from instag.config import load_config
 from instag.data.dataset import SubjectDataset
-from instag.errors import CheckpointError, InstagError
+from instag.errors import InstagError
+from instag.synthesize import Blink, Poses, synthesize
+from instag.training.run import AVATAR, adapt
 
 logger = logging.getLogger(__name__)
-AVATAR = "avatar.safetensors"
 
 
 def resolve_device(device: str) -> str:
@@ -37,11 +40,6 @@ def resolve_device(device: str) -> str:
     return name
 
 
-def avatar_path(path: Path) -> Path:
-    """An avatar's file, also when the folder of its run is given."""
-    return path / AVATAR if path.is_dir() else path
-
-
 def adapt_subject(
     subject: Path,
     output: Path,
@@ -62,8 +60,6 @@ def adapt_subject(
         overwrite: delete an earlier run in `output`.
         progress: show bars.
     """
-    from instag.training.run import adapt
-
     config = load_config(preset, assignments)
     device = resolve_device(device)
     data = config.data
@@ -85,11 +81,52 @@ def _remove_run(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def load_avatar(path: Path, device: str):
-    """An avatar on a device, by its file or the folder of its run."""
-    from instag.avatar import Avatar
+def load_avatar(path: Path, device: str) -> Avatar:
+    """An avatar on a device, by its file or the folder of its run.
 
-    file = avatar_path(path)
-    if not file.is_file():
-        raise CheckpointError(f"no avatar at {file}: make it with `instag adapt`")
-    return Avatar.load(file, resolve_device(device))
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    return Avatar.load(path / AVATAR if path.is_dir() else path, resolve_device(device))
+
+
+def synthesize_video(
+    avatar: Path,
+    audio: Path,
+    output: Path,
+    poses: Poses = "all",
+    blink: Blink = "clip",
+    dilate: bool = False,
+    frames: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Make an avatar say a sound. See `instag.synthesize.synthesize`."""
+    return synthesize(
+        load_avatar(avatar, device),
+        audio,
+        output,
+        poses=poses,
+        blink=blink,
+        dilate=dilate,
+        frames=frames,
+        progress=progress,
+    )
+
+
+def evaluate_avatar(
+    avatar: Path,
+    subject: Path,
+    output: Path,
+    part: Literal["test", "train"] = "test",
+    dilate: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Measure an avatar on its subject, self-driven. See `instag.metrics.evaluate.evaluate_avatar`."""
+    from instag.metrics.evaluate import evaluate_avatar as measure
+
+    person = load_avatar(avatar, device)
+    with SubjectDataset.open(subject, size=person.size, extractor=person.model.extractor) as dataset:
+        indices = person.split.test if part == "test" else person.split.train
+        return measure(person, dataset, indices, output, dilate=dilate, part=part, progress=progress)

@@ -97,8 +97,10 @@ class StageConfig:
     """Optimiser steps."""
     frames_per_step: int = 1
     """Frames that are drawn together; their losses are averaged."""
+    initial: Literal["random", "lifted"] = "random"
+    """First Gaussians: the published random cube, or pixels of the training frames lifted on to the face mesh."""
     points: int = 2000
-    """Random Gaussians at the start."""
+    """Gaussians at the start."""
     static_steps: int = 0
     """Steps at the start in which the structure learns without any motion (pre-training: 1000 per video)."""
     warmup: int = 3000

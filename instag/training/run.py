@@ -14,12 +14,12 @@ from instag.camera import scene_extent
 from instag.config import Config, to_dict
 from instag.data.dataset import SubjectDataset
 from instag.data.split import Split
-from instag.fields.structure import GaussianField, random_head_points, random_mouth_points
 from instag.files import write_json
 from instag.head import TalkingHead
 from instag.metrics.lpips import load_lpips
 from instag.training.adapt import FaceStage, MouthStage
 from instag.training.fuse import FuseStage
+from instag.training.initial import initial_structure
 from instag.training.trainer import train
 
 logger = logging.getLogger(__name__)
@@ -52,11 +52,10 @@ def adapt(
         face=replace(training.face, warmup_rate=1.0),
         mouth=replace(training.mouth, warmup_rate=1.0),
     )
-    generator = torch.Generator().manual_seed(training.seed)
-    face_points = random_head_points(training.face.points, generator)
-    mouth_points = random_mouth_points(training.mouth.points, generator)
-    face = GaussianField.from_points(*face_points, max_sh_degree=model.sh_degree)
-    mouth = GaussianField.from_points(*mouth_points, max_sh_degree=model.sh_degree)
+    face, mouth = (
+        initial_structure(name, stage, model.sh_degree, dataset, split.train, training.seed)
+        for name, stage in (("face", training.face), ("mouth", training.mouth))
+    )
     head = TalkingHead(build_face(model, face), build_mouth(model, mouth)).to(device)
     extent = scene_extent(dataset.world_to_camera[split.train], training.extent_floor)
     perceptual = load_lpips(device)
