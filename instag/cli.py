@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ import tyro
 from instag.errors import InstagError
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # as shells count a SIGINT
 Assignments = Annotated[
     tuple[str, ...], tyro.conf.arg(name="set", metavar="SECTION.NAME=VALUE"), tyro.conf.UseAppendAction
 ]
@@ -218,22 +220,27 @@ instag synthesize output/anna speech.wav anna.mp4"""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the `instag` command: exit code 2 and one line for what the user can mend."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    """Entry point of the `instag` command."""
     program = tyro.cli(
         Process | Features | Adapt | Synthesize | Evaluate | Doctor | Speaker,
         prog="instag",
         args=arguments,
         description=DESCRIPTION,
     )
+    run_command(program.run)
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Run; what the user can mend becomes one line and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        program.run()
+        command()
     except InstagError as error:
         print(f"instag: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("instag: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""`instag doctor`: what this machine can do, which optional parts are there, and how to get the others."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+
+import torch
+from gaussian_rasterization import available_backends
+
+from instag.metrics.lpips import find_weights, weights_folder
+from instag.version import __version__
+
+# package to import -> (what it is for, how to get it)
+OPTIONAL = {
+    "mediapipe": ("landmarks and person mask (preprocessing, landmark metrics)", "pip install -e '.[preprocess]'"),
+    "cv2": ("reading pictures", "comes with mediapipe; alone: pip install opencv-python-headless"),
+    "av": ("reading and writing video and sound", "pip install av"),
+    "pocketsphinx": ("phone-mel audio features", "pip install 'pocketsphinx>=5.0.4,<6'"),
+    "numba": ("fast CPU rendering and training", "pip install numba"),
+    "transformers": ("wav2vec 2.0 and HuBERT features", "pip install -e '.[hf]'"),
+    "cuda.core": ("CUDA kernels, compiled at run time", "pip install -e '.[gpu]'"),
+}
+DISTRIBUTIONS = {"cv2": "opencv-contrib-python", "cuda.core": "cuda-core"}
+
+
+def report() -> str:
+    """A page of plain words."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
+    lines = [
+        f"instag {__version__}, Python {platform.python_version()} on {sys.platform}, torch {torch.__version__}",
+        f"CPU: {os.cpu_count()} cores, {memory:.0f} GiB memory",
+        *_gpus(),
+        "",
+        "rasterizer back ends (auto takes the first that serves the tensors):",
+        *(f"  {name:<10} {state}" for name, state in available_backends().items() if name != "reference"),
+        "",
+        "packages:",
+        *(_package(name, use, remedy) for name, (use, remedy) in OPTIONAL.items()),
+        "",
+        "weights:",
+        f"  LPIPS      {_lpips()}",
+        "",
+        _verdict(),
+    ]
+    return "\n".join(lines)
+
+
+def _gpus() -> list[str]:
+    if not torch.cuda.is_available():
+        return ["GPU: none that torch can use; everything runs on the CPU"]
+    properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [
+        f"GPU {i}: {p.name}, {p.total_memory / 2**30:.0f} GiB, sm_{p.major}{p.minor}" for i, p in enumerate(properties)
+    ]
+
+
+def _present(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name
+        return False
+
+
+def _package(name: str, use: str, remedy: str) -> str:
+    if not _present(name):
+        return f"  {name:<13} absent: {use}; {remedy}"
+    try:
+        version = importlib.metadata.version(DISTRIBUTIONS.get(name, name))
+    except importlib.metadata.PackageNotFoundError:
+        version = "installed"
+    return f"  {name:<13} {version}"
+
+
+def _lpips() -> str:
+    files = find_weights()
+    return f"found below {files.trunk.parent}" if files else f"absent: put them into {weights_folder()} (optional)"
+
+
+def _verdict() -> str:
+    missing = [name for name in ("mediapipe", "cv2", "av", "pocketsphinx") if not _present(name)]
+    if missing:
+        return f"Training and synthesis from packed subjects work; processing clips needs: {', '.join(missing)}."
+    return "Everything that the demo needs is here: bash scripts/demo.sh"
