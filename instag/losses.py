@@ -105,24 +105,36 @@ def negative_contrast(d_mean: Tensor, others: Iterable[Tensor]) -> Tensor:
     return torch.stack(terms).sum() if terms else d_mean.new_zeros(())
 
 
-def normalize_rows(depth: Tensor) -> Tensor:
+def _mean_and_deviation(values: Tensor, valid: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased deviation over the valid values along axes, kept; 0 where fewer than two are valid."""
+    count = valid.sum(axes, keepdim=True)
+    mean = (values * valid).sum(axes, keepdim=True) / count.clamp_min(1)
+    variance = ((values - mean).square() * valid).sum(axes, keepdim=True) / (count - 1).clamp_min(1)
+    return mean, torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)
+
+
+def normalize_rows(depth: Tensor, valid: Tensor | None = None) -> Tensor:
     """Depth [..., H, W], each row at zero mean and over its deviation plus 1e-2 of the whole map's: same shape.
 
-    METHOD.md section 6. Deviations are unbiased; the row's is over the whole row, background included. A map without
-    any depth becomes zeros.
+    METHOD.md section 6. Deviations are unbiased. Rows are taken whole, background included, or where `valid` (bool,
+    same shape) holds: a prior that covers the face alone must be compared over the face alone. A map without any depth
+    becomes zeros.
     """
-    row_deviation = depth.std(-1, keepdim=True)
-    map_deviation = depth.flatten(-2).std(-1)[..., None, None]
+    valid = torch.ones_like(depth, dtype=torch.bool) if valid is None else valid
+    mean, row_deviation = _mean_and_deviation(depth, valid, (-1,))
+    _, map_deviation = _mean_and_deviation(depth, valid, (-2, -1))
     deviation = (row_deviation + MAP_DEVIATION_WEIGHT * map_deviation).clamp_min(SMALLEST_DEVIATION)
-    return (depth - depth.mean(-1, keepdim=True)) / deviation
+    return (depth - mean) / deviation
 
 
-def depth_prior(depth: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
+def depth_prior(depth: Tensor, prior: Tensor, mask: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean over the mask of |norm(depth) - norm(prior)| (paper Eq. 12).
 
-    depth is sum(alpha T z), the prior larger when farther, both [B, 1, H, W]; any scale and offset.
+    depth is sum(alpha T z), the prior larger when farther, both [B, 1, H, W]; any scale and offset. valid: where the
+    prior says anything, bool [B, 1, H, W], not smaller than the mask; None: everywhere.
     """
-    return masked_mean((normalize_rows(depth) - normalize_rows(prior)).abs(), mask)
+    difference = normalize_rows(depth, valid) - normalize_rows(prior, valid)
+    return masked_mean(difference.abs(), mask)
 
 
 def to_camera_normals(normal: Tensor, world_to_camera: Tensor) -> Tensor:

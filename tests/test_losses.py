@@ -117,12 +117,24 @@ def test_depth_prior_ignores_scale_and_offset_of_both_sides():
     assert losses.depth_prior(depth, -depth, mask) > 1
 
 
+def test_depth_outside_a_partial_prior_has_no_say():
+    depth, prior = torch.rand(1, 1, 16, 20), torch.rand(1, 1, 16, 20)
+    valid = torch.zeros(1, 1, 16, 20, dtype=torch.bool)
+    valid[..., 3:12, 5:15] = True
+    expected = losses.depth_prior(depth, prior, valid, valid)
+    other = torch.where(valid, depth, torch.rand_like(depth))
+    torch.testing.assert_close(losses.depth_prior(other, torch.where(valid, prior, 9.0), valid, valid), expected)
+    cut = (slice(None), slice(None), slice(3, 12), slice(5, 15))
+    torch.testing.assert_close(losses.depth_prior(depth[cut], prior[cut], valid[cut]), expected)
+
+
 def test_depth_prior_stays_finite_on_empty_rows_and_maps():
     depth = torch.rand(1, 1, 16, 20)
     depth[:, :, :4] = 0
     for start in (depth, torch.zeros_like(depth)):
-        leaf = start.clone().requires_grad_()
-        loss = losses.depth_prior(leaf, torch.rand_like(depth), torch.ones_like(depth, dtype=torch.bool))
+        leaf, everywhere = start.clone().requires_grad_(), torch.ones_like(depth, dtype=torch.bool)
+        loss = losses.depth_prior(leaf, torch.rand_like(depth), everywhere)
+        loss = loss + losses.depth_prior(leaf, torch.rand_like(depth), ~everywhere, ~everywhere)
         loss.backward()
         assert loss.isfinite()
         assert leaf.grad.isfinite().all()
