@@ -226,6 +226,27 @@ def write_videos(folder: SubjectFolder, made: list[MadeFrame], background: np.nd
             plates.write(np.where(frame.torso[..., 3:] > 0, frame.torso[..., :3], background))
 
 
+@dataclass(frozen=True)
+class MadeFacts:
+    """What is known about the made subject without reading it."""
+
+    frames: int = MADE_FRAMES
+    size: int = MADE_SIZE
+    distance: float = DISTANCE
+    mesh_radii: tuple[float, float, float] = MESH_RADII
+
+    @property
+    def opening(self) -> np.ndarray:
+        """How far the mouth is open, 0..1, [T]."""
+        return opening(self.frames)
+
+
+@pytest.fixture(scope="session")
+def made() -> MadeFacts:
+    """The truth about `made_subject`."""
+    return MadeFacts()
+
+
 @pytest.fixture(scope="session")
 def made_subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made subject of 60 frames at 64 px with every file of the layout (read only: the session shares it)."""

@@ -212,7 +212,7 @@ def evaluate_avatar(
         "protocol": SELF_DRIVEN,
         "instag": __version__,
         "dilate": dilate,
-        "trained_on": _seen(avatar, indices),
+        "trained_on": _seen(avatar, dataset, indices),
     }
     result.metrics.update(head)
     if avatar.id != dataset.id:
@@ -222,6 +222,8 @@ def evaluate_avatar(
     return write_report(output, result, rendered, dataset, [int(i) for i in indices])
 
 
-def _seen(avatar: Drivable, indices: Sequence[int] | np.ndarray) -> int:
-    """How many of these frames the avatar was trained on."""
+def _seen(avatar: Drivable, dataset: SubjectDataset, indices: Sequence[int] | np.ndarray) -> int:
+    """How many of these frames the avatar was trained on; none where they are another clip's."""
+    if avatar.id != dataset.id:
+        return 0
     return len(set(map(int, indices)) & set(map(int, avatar.split.train)))

@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import DISTANCE, MADE_FRAMES, MADE_SIZE, MESH_RADII, opening
 
 from instag.data.dataset import SubjectDataset, inner_lip_heights, lip_rectangles
 from instag.data.frame_store import VideoFrames
@@ -12,6 +11,7 @@ from instag.data.layout import EXPRESSION_UNITS, LABEL_COLORS, Label, SubjectFol
 from instag.data.subject_folder import labels_from_colors, lay_over
 from instag.errors import DataError
 
+MADE_FRAMES, MADE_SIZE = 60, 64  # of the fixture `made_subject`
 FRAMES = [3, 59, 0, 30, 3]
 
 
@@ -170,14 +170,13 @@ def test_features_much_shorter_than_the_clip_are_an_error(make_subject):
         SubjectDataset.open(root)
 
 
-def test_expression_clips_the_blink_and_statistics_follow_the_drawing(dataset):
+def test_expression_clips_the_blink_and_statistics_follow_the_drawing(dataset, made):
     assert dataset.expression[:, EXPRESSION_UNITS.index("AU45")].max() == 2.0
     assert dataset.action_units[:, dataset.action_unit_names.index("AU45")].max() == 3.0
     statistics = dataset.statistics
     assert statistics.size == MADE_SIZE and len(statistics) == MADE_FRAMES
-    opened = opening(MADE_FRAMES)
     for values in (statistics.inner_lip_height, statistics.jaw, statistics.mouth_pixels):
-        assert np.corrcoef(values, opened)[0, 1] > 0.95
+        assert np.corrcoef(values, made.opening)[0, 1] > 0.95
     some = dataset.statistics_of([4, 30])
     assert some.mouth_pixels.tolist() == [statistics.mouth_pixels[4], statistics.mouth_pixels[30]]
 
@@ -278,11 +277,12 @@ def test_network_prior_is_read_and_resized(make_subject):
     assert torch.allclose(prior.normal[0, 2][prior.valid[0, 0]], torch.tensor(1.0))
 
 
-def test_mesh_prior_is_the_ellipsoid_that_the_mesh_lies_on(dataset):
+def test_mesh_prior_is_the_ellipsoid_that_the_mesh_lies_on(dataset, made):
     prior = dataset.batch([0, 10], prior=True).prior
     assert prior.depth.shape == (2, 1, MADE_SIZE, MADE_SIZE) and prior.valid.float().mean() > 0.1
     depth = prior.depth[prior.valid]
-    assert DISTANCE - MESH_RADII[2] - 1e-3 < depth.min() < DISTANCE - 0.95 * MESH_RADII[2] and depth.max() < DISTANCE
+    assert made.distance - made.mesh_radii[2] - 1e-3 < depth.min() < made.distance - 0.95 * made.mesh_radii[2]
+    assert depth.max() < made.distance
     for frame in range(2):
         valid = prior.valid[frame, 0]
         normal = prior.normal[frame, :, valid]  # [3, n]

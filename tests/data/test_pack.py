@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MADE_FRAMES
 
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import Pack, SubjectFolder
 from instag.data.pack import PackSource, write_pack
 from instag.errors import DataError, InstagError
 
+MADE_FRAMES = 60  # of the fixture `made_subject`
 FRAMES = list(range(0, MADE_FRAMES, 7))
 
 

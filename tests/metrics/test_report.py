@@ -1,12 +1,12 @@
 import json
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
-from conftest import opening
 from instag.data_utils.face_points import LEFT_EYE_OUTER, LOWER_INNER_LIP, RIGHT_EYE_OUTER, UPPER_INNER_LIP
 
 from instag.data.dataset import SubjectDataset
@@ -46,14 +46,19 @@ class MirrorAvatar:
         return self.gain * truth.image
 
 
-def painted_faces(pictures):
+@pytest.fixture
+def painted_faces(made):
+    return partial(paint_faces, made.opening[list(INDICES)])
+
+
+def paint_faces(opening, pictures):
     """A tracker that needs no network: the lips open as the frame was drawn; the third frame has no face."""
     count = sum(1 for _ in pictures)
     mesh = np.tile(np.random.default_rng(0).uniform(100, 400, (478, 3)), (count, 1, 1)).astype(np.float32)
     mesh[:, RIGHT_EYE_OUTER, :2], mesh[:, LEFT_EYE_OUTER, :2] = (200, 200), (300, 200)
     mesh[:, UPPER_INNER_LIP, :2] = (250, 300)
     mesh[:, LOWER_INNER_LIP, 0] = 250
-    mesh[:, LOWER_INNER_LIP, 1] = 300 + 20 * opening(60)[list(INDICES)]
+    mesh[:, LOWER_INNER_LIP, 1] = 300 + 20 * opening
     found = np.arange(count) != 2
     mesh[~found] = np.nan
     return FaceTrack(mesh, found)
@@ -63,7 +68,7 @@ def no_tracker(pictures):
     raise InstagError("mediapipe is not installed")
 
 
-def test_truth_against_itself_is_perfect(dataset):
+def test_truth_against_itself_is_perfect(dataset, painted_faces):
     truth = [dataset.picture(i).image for i in INDICES]
     result = evaluate(truth, dataset, INDICES, track_faces=painted_faces, progress=False)
     assert result.metrics["psnr"] == pytest.approx(100) and result.metrics["ssim"] == pytest.approx(1, abs=1e-5)
@@ -89,7 +94,7 @@ def test_wrong_number_or_size_of_frames_is_an_error(dataset):
         evaluate([picture[:32] for picture in truth], dataset, INDICES, track_faces=no_tracker, progress=False)
 
 
-def test_report_of_an_avatar_is_complete(dataset, tmp_path):
+def test_report_of_an_avatar_is_complete(dataset, painted_faces, tmp_path):
     avatar = MirrorAvatar(dataset)
     path = evaluate_avatar(avatar, dataset, INDICES, tmp_path, track_faces=painted_faces, progress=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["frames", "metrics.json", "report.html", "side_by_side.mp4"]
