@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from gaussian_rasterization.projection import sh_basis
-from scipy.spatial import cKDTree
+from nearest_neighbours import mean_squared_distance
 from torch import Tensor, nn
 
 from instag.fields.motion import Deformation
@@ -39,10 +39,7 @@ class DeformedGaussians(NamedTuple):
 
 def point_spacing(points: Tensor) -> Tensor:
     """Root of the mean squared distance to the 3 nearest neighbours, floored: [N, 3] -> [N]; N > 3."""
-    positions = points.detach().double().cpu().numpy()
-    distances, _ = cKDTree(positions).query(positions, k=NEIGHBOURS + 1)  # the nearest is the point itself
-    mean_square = torch.from_numpy((distances[:, 1:] ** 2).mean(1))
-    return mean_square.clamp_min(SPACING_FLOOR).sqrt().to(points)
+    return mean_squared_distance(points.detach(), NEIGHBOURS).clamp_min(SPACING_FLOOR).sqrt()
 
 
 def random_head_points(count: int = HEAD_POINTS, generator: torch.Generator | None = None) -> InitialPoints:
