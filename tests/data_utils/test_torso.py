@@ -1,0 +1,116 @@
+import cv2
+import numpy as np
+import pytest
+from made_speaker import SHADE, make_speaker
+
+from instag.data.layout import Label
+from instag.data_utils.image_ops import scaled_px
+from instag.data_utils.torso import NECK_REACH_PX, TORSO_REACH_PX, compose, torso_layer
+
+
+@pytest.fixture(scope="module", params=[128, 256])
+def made(request):
+    speaker = make_speaker(request.param, 3)
+    return speaker.frames[2], speaker.truth[2], speaker.room
+
+
+@pytest.fixture(scope="module")
+def layer(made):
+    return torso_layer(*made)
+
+
+def body_of(labels):
+    return np.isin(labels, (Label.NECK, Label.TORSO))
+
+
+def head_of(labels):
+    return np.isin(labels, (Label.HEAD, Label.HAIR, Label.MOUTH))
+
+
+def test_layer_is_rgba_and_transparent_colour_is_black(layer, made):
+    assert layer.dtype == np.uint8
+    assert layer.shape == (*made[1].shape, 4)
+    assert not layer[layer[..., 3] == 0].any()
+
+
+def test_visible_body_comes_back(layer, made):
+    frame, labels, room = made
+    composite = compose(layer, room)
+    difference = np.abs(composite.astype(int) - frame).max(-1)
+    head = head_of(labels)
+    rows = np.arange(len(labels))[:, None]
+    below_head = rows > np.nonzero(head.any(1))[0].max() + 4
+    visible = body_of(labels) & below_head
+    assert difference[visible].max() <= 2
+    background = (labels == Label.BACKGROUND) & (layer[..., 3] > 0)
+    assert background.any()  # the soft edge
+    assert np.percentile(difference[background & below_head], 95) <= 10
+
+
+def test_background_and_the_upper_head_stay_clear(layer, made):
+    _, labels, _ = made
+    size = len(labels)
+    rows = np.arange(size)[:, None]
+    body_top = np.where(body_of(labels).any(0), body_of(labels).argmax(0), size)
+    too_high = rows < body_top - scaled_px(NECK_REACH_PX, size) - scaled_px(12, size)
+    assert not layer[too_high & head_of(labels)].any()
+    background = (labels == Label.BACKGROUND).astype(np.uint8)
+    far = cv2.erode(background, np.ones((7, 7), np.uint8)) > 0
+    assert not layer[far].any()
+
+
+def test_neck_goes_on_behind_the_head_in_its_own_colour(layer, made):
+    _, labels, _ = made
+    size = len(labels)
+    column = int(np.nonzero((labels == Label.NECK).any(0))[0].mean())
+    top = np.nonzero(labels[:, column] == Label.NECK)[0].min()
+    reach = round(NECK_REACH_PX * size / 512)
+    hidden = layer[top - reach + 6 : top, column]
+    assert head_of(labels[top - reach + 6 : top, column]).all()
+    assert (hidden[:, 3] > 250).all()
+    shade = hidden[:, :3].astype(float) / np.array(SHADE)
+    assert np.ptp(shade, axis=1).max() < 0.08  # the neck's hue, not the face's
+    assert (np.diff(shade.mean(1)) >= -0.01).all()  # darker upwards
+    assert 0.3 < shade.mean() < 1
+
+
+def test_collar_goes_on_a_little_only(made):
+    frame, labels, room = made
+    size = len(labels)
+    labels = np.where(labels == Label.NECK, np.uint8(Label.TORSO), labels)
+    layer = torso_layer(frame, labels, room)
+    column = size // 2
+    top = np.nonzero(labels[:, column] == Label.TORSO)[0].min()
+    opaque = np.nonzero(layer[:, column, 3] > 128)[0].min()
+    reach = round(TORSO_REACH_PX * size / 512)
+    assert 0 < top - opaque <= reach + 2
+
+
+def test_a_stray_column_of_neck_is_not_continued(made):
+    """A label map's one-pixel error beside the jaw must not become a spike behind the head."""
+    frame, labels, room = made
+    labels = labels.copy()
+    face = np.nonzero(labels[int(0.45 * len(labels))] == Label.HEAD)[0]
+    x = int(face[len(face) // 5])
+    chin = np.nonzero(labels[:, x] == Label.HEAD)[0].max()
+    labels[chin - 3 : chin + 1, x] = Label.NECK
+    labels[chin + 1 :, x - 8 : x + 9][labels[chin + 1 :, x - 8 : x + 9] == Label.NECK] = Label.HEAD
+    layer = torso_layer(frame, labels, room)
+    assert layer[chin - 8, x, 3] < 128
+
+
+def test_no_body_gives_an_empty_layer(made):
+    frame, labels, room = made
+    nobody = np.where(body_of(labels), np.uint8(Label.BACKGROUND), labels)
+    assert not torso_layer(frame, nobody, room).any()
+    np.testing.assert_array_equal(compose(torso_layer(frame, nobody, room), room), room)
+
+
+def test_compose_is_the_formula_of_the_field():
+    rng = np.random.default_rng(0)
+    layer = rng.integers(0, 256, (32, 32, 4), dtype=np.uint8)
+    layer[:8, :, 3], layer[8:16, :, 3] = 0, 255
+    plate = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    alpha = layer[..., 3:].astype(np.float32) / 255
+    expected = (layer[..., :3] * alpha + plate * (1 - alpha)).astype(np.uint8)
+    np.testing.assert_array_equal(compose(layer, plate), expected)
