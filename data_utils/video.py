@@ -29,7 +29,7 @@ CACHE_BYTES = 96 << 20
 TIME_SLACK = 1e-4  # seconds; time stamps are rounded to the container's clock
 # Face height as a share of the square picture's side within which a square clip is used as it is. The framing of the
 # field's own clips is .50 to .57 (notes: preprocessing, section 4).
-OVAL_SHARE = (0.35, 0.70)
+OVAL_SHARE = (0.42, 0.70)
 SIDE_PER_OVAL = 2.0
 OVAL_CENTER = (0.50, 0.55)  # of the square, x and y
 OVAL_TOP, OVAL_BOTTOM = 10, 152  # landmarks: top of the forehead, chin
