@@ -9,6 +9,8 @@ from gaussian_rasterization.cuda import loader
 
 from instag.kernels import FOLDER
 
+EMULATED_SHARED_BYTES = 227 * 1024  # an H200's, for tests that run the kernels on the CPU
+
 
 @lru_cache
 def source(file: str, *options: str) -> loader.KernelSource:
@@ -24,3 +26,10 @@ def module(device: torch.device, file: str, *options: str) -> loader.KernelModul
 def multiprocessors(device: torch.device) -> int:
     """How many blocks the GPU runs side by side, at one per multiprocessor."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+def shared_memory_limit(device: torch.device) -> int:
+    """Bytes of shared memory that one block may ask for."""
+    if device.type != "cuda":
+        return EMULATED_SHARED_BYTES
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin

@@ -24,9 +24,13 @@ def sources(variant: int) -> list[loader.KernelSource]:
     from instag.fields.encoding import REFERENCE_FACE, REFERENCE_MOUTH, grid_layout
     from instag.kernels import hash_grid
     from instag.kernels.modules import source
+    from instag.kernels.motion_head import head_macros
 
     grid = grid_layout(*(REFERENCE_FACE, REFERENCE_MOUTH)[variant % 2])
-    return [
+    heads = {"sm_80": (64, 8), "sm_89": (32, 4)}  # half the time of all the rest; sm_75 lacks its shared memory
+    head = heads.get(ARCHITECTURES[variant])
+    motion_head = [source("motion_head.cu", *head_macros(*head))] if head else []
+    return motion_head + [
         kernel_source(*VARIANTS[variant % len(VARIANTS)]),
         source("hash_grid.cu", *hash_grid.macros(grid)),
         source("l1_ssim.cu"),
