@@ -86,8 +86,9 @@ def make_clip(
 ) -> Path:
     """Render a clip at 25 fps with sound (H.264 crf 16, AAC) and `<stem>.truth.npz` beside it; return the mp4's path.
 
-    Each file appears whole or not at all. Frames are rendered by one thread a core (NUMBA_NUM_THREADS), a few ahead
-    of the encoder.
+    Each file appears whole or not at all. The pictures repeat to the bit for the same arguments; so do the decoded
+    ones at 64, 128, 256 and 512 px (at 96 or 192, x264's tree of macroblocks varies from run to run). Frames are
+    rendered by one thread a core (NUMBA_NUM_THREADS), a few ahead of the encoder.
 
     Raises:
         InstagError: a file cannot be written, the size is odd, no frame is asked for, or hair is unknown.

@@ -158,8 +158,9 @@ def geometry(vertices, normals, triangles, material, attribute, focal, size, loo
             vx, vy, vz = _view(vertices, triangles[k], p0, p1)
             nx, ny, nz = _facing_normal(normals, triangles[k], p0, p1, vx, vy, vz)
             if material[k] == SKIN or material[k] == EAR or material[k] == NECK or material[k] == TORSO:
-                normal[y, x, 0], normal[y, x, 1], normal[y, x, 2] = nx, ny, nz
-                valid[y, x] = nx * vx + ny * vy + nz * vz > 0
+                if nx * vx + ny * vy + nz * vz > 0:
+                    normal[y, x, 0], normal[y, x, 1], normal[y, x, 2] = nx, ny, nz
+                    valid[y, x] = True
             u, v, w = _interpolate(attribute, triangles[k], p0, p1)
             labels[y, x] = MATERIAL_LABEL[material[k]]
             if material[k] == LIP_INNER and w > INNER_LIP_DEPTH:
