@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from gaussian_rasterization import RasterOutput, RasterSettings, rasterize
-from gaussian_rasterization.projection import sh_basis
 from torch import Tensor
 
 from instag.camera import Camera
@@ -83,11 +81,3 @@ def render_branch(
         means2d=projected,
     )
     return BranchRender(image, motion, projected)
-
-
-def seen_colors(structure: GaussianField, center: Tensor) -> Tensor:
-    """Colours of the undeformed Gaussians as a camera at `center` [3] sees them, [N, 3], at least 0."""
-    degree = structure.active_sh_degree
-    directions = F.normalize(structure.means - center, dim=1)
-    basis = sh_basis(directions, degree)  # [N, K]
-    return (basis[..., None] * structure.sh[:, : basis.shape[1]]).sum(1).add(0.5).clamp_min(0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from gaussian_rasterization import RasterOutput
 from torch import Tensor
@@ -10,15 +9,14 @@ from torch import Tensor
 from instag import losses
 from instag.camera import Camera
 from instag.config import TrainingConfig
-from instag.data.dataset import SubjectDataset
 from instag.data.frame import FrameBatch
 from instag.data.layout import Label
-from instag.data.sampling import face_curriculum, mouth_curriculum
+from instag.data.sampling import Curriculum, face_curriculum, mouth_curriculum
 from instag.fields.structure import GaussianField
 from instag.head import HeadRender, Mode, TalkingHead
 from instag.metrics.lpips import LPIPS
-from instag.render.gaussians import seen_colors
-from instag.training.stage import BranchStage, draw_patch_size
+from instag.training.optimizers import GroupedOptimizer
+from instag.training.stage import BranchStage, Subject, draw_patch_size
 from instag.training.targets import face_pair, head_mask, is_key_colored, mouth_pair
 
 HAIR_CYCLE = 7  # hair takes part in one of so many steps
@@ -35,20 +33,19 @@ class FaceStage(BranchStage):
     def __init__(
         self,
         head: TalkingHead,
-        dataset: SubjectDataset,
-        indices: np.ndarray,
+        subject: Subject,
         training: TrainingConfig,
-        extent: float,
         perceptual: LPIPS | None,
+        name: str = "face",
+        fields: GroupedOptimizer | None = None,
     ):
-        config = training.face
-        curriculum = face_curriculum(
-            dataset.statistics_of(indices), config.iterations, config.warmup, config.curriculum_interval
-        )
         self.perceptual = perceptual
-        super().__init__(
-            "face", head, head.face, dataset, indices, curriculum, config, training, extent, prior=not training.long
-        )
+        super().__init__(name, head, head.face, subject, training.face, training, fields)
+
+    def curriculum(self) -> Curriculum:
+        """From closed to open lips, then from open to closed eyes."""
+        config, statistics = self.config, self.subject.dataset.statistics_of(self.subject.indices)
+        return face_curriculum(statistics, self.steps, config.warmup, config.curriculum_interval)
 
     def mode(self, step: int) -> Mode:
         """The face alone on the green key, with attention maps."""
@@ -92,7 +89,7 @@ class FaceStage(BranchStage):
         interval, pause = self.config.depth_pause
         if step % interval > pause:
             face = prior.valid & frames.mask(Label.HEAD)
-            terms["depth"] = weights.depth * losses.depth_prior(image.depth, prior.depth, face)
+            terms["depth"] = weights.depth * losses.depth_prior(image.depth, prior.depth, face, prior.valid)
         return terms
 
     def _perceptual_terms(self, color: Tensor, target: Tensor, frames: FrameBatch, step: int) -> dict[str, Tensor]:
@@ -110,7 +107,7 @@ class FaceStage(BranchStage):
 
     def removal(self, structure: GaussianField, camera: Camera, step: int) -> Tensor:
         """Key-coloured Gaussians and, few-shot, those behind the head."""
-        gone = is_key_colored(seen_colors(structure, camera.centers[0]), *FACE_KEY)
+        gone = is_key_colored(structure.colors(camera.centers[0]), *FACE_KEY)
         if not self.training.long:
             gone |= structure.means[:, 2] < BEHIND_HEAD
         return gone
@@ -122,19 +119,20 @@ class MouthStage(BranchStage):
     def __init__(
         self,
         head: TalkingHead,
-        dataset: SubjectDataset,
-        indices: np.ndarray,
+        subject: Subject,
         training: TrainingConfig,
-        extent: float,
         perceptual: LPIPS | None,
+        name: str = "mouth",
+        fields: GroupedOptimizer | None = None,
     ):
-        config = training.mouth
-        curriculum = mouth_curriculum(
-            dataset.statistics_of(indices), config.iterations, config.warmup, config.curriculum_interval
-        )
         self.perceptual = perceptual
         assert head.mouth is not None
-        super().__init__("mouth", head, head.mouth, dataset, indices, curriculum, config, training, extent)
+        super().__init__(name, head, head.mouth, subject, training.mouth, training, fields)
+
+    def curriculum(self) -> Curriculum:
+        """From wide-open mouths down to nearly closed ones."""
+        config, statistics = self.config, self.subject.dataset.statistics_of(self.subject.indices)
+        return mouth_curriculum(statistics, self.steps, config.warmup, config.curriculum_interval)
 
     def frozen(self, step: int) -> bool:
         """Whether only colours and the aligner learn, on black."""
@@ -177,4 +175,4 @@ class MouthStage(BranchStage):
         """Key-coloured Gaussians."""
         if step <= MOUTH_KEY_FROM:
             return torch.zeros(len(structure), dtype=torch.bool, device=structure.means.device)
-        return is_key_colored(seen_colors(structure, camera.centers[0]), *MOUTH_KEY)
+        return is_key_colored(structure.colors(camera.centers[0]), *MOUTH_KEY)

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from instag import losses
 from instag.config import TrainingConfig
-from instag.data.dataset import SubjectDataset
 from instag.data.frame import FrameBatch
 from instag.data.sampling import FrameSampler
 from instag.head import HeadRender, Mode, TalkingHead
 from instag.metrics.lpips import LPIPS
 from instag.training.optimizers import GroupedOptimizer
-from instag.training.stage import SH_REST_SHARE, draw_patch_size
+from instag.training.stage import SH_REST_SHARE, Subject, draw_patch_size
 
 
 class FuseStage:
@@ -28,8 +27,7 @@ class FuseStage:
     def __init__(
         self,
         head: TalkingHead,
-        dataset: SubjectDataset,
-        indices: np.ndarray,
+        subject: Subject,
         training: TrainingConfig,
         perceptual: LPIPS | None,
     ):
@@ -38,10 +36,10 @@ class FuseStage:
         self.training = training
         self.steps = self.config.iterations
         self.head = head
-        self.dataset = dataset
+        self.subject = subject
         self.perceptual = perceptual
         self.generator = np.random.default_rng([training.seed, 2])
-        self.sampler = FrameSampler(indices, None, self.generator)
+        self.sampler = FrameSampler(subject.indices, None, self.generator)
         face, mouth = head.face.structure, head.mouth.structure
         head.requires_grad_(False)
         self.learned = {
@@ -68,7 +66,7 @@ class FuseStage:
     def draw(self, step: int) -> FrameBatch:
         """Frames of the step, on the training device."""
         indices = self.sampler.next(step, self.config.frames_per_step)
-        return self.dataset.batch(indices, self.head.key_black.device)
+        return self.subject.batch(indices, self.head.key_black.device, prior=False)
 
     def render(self, frames: FrameBatch, step: int) -> HeadRender:
         """What synthesis draws: on black, which is green with the key subtracted as green * (1 - alpha)."""

@@ -6,12 +6,13 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from instag.avatar import save_avatar
 from instag.build import build_face, build_mouth
 from instag.camera import scene_extent
-from instag.config import Config, to_dict
+from instag.config import Config, TrainingConfig, to_dict
 from instag.data.dataset import SubjectDataset
 from instag.data.split import Split
 from instag.files import write_json
@@ -20,6 +21,7 @@ from instag.metrics.lpips import load_lpips
 from instag.training.adapt import FaceStage, MouthStage
 from instag.training.fuse import FuseStage
 from instag.training.initial import initial_structure
+from instag.training.stage import Subject
 from instag.training.trainer import train
 
 logger = logging.getLogger(__name__)
@@ -57,17 +59,26 @@ def adapt(
         for name, stage in (("face", training.face), ("mouth", training.mouth))
     )
     head = TalkingHead(build_face(model, face), build_mouth(model, mouth)).to(device)
-    extent = scene_extent(dataset.world_to_camera[split.train], training.extent_floor)
+    subject = training_subject(dataset, split.train, training, device)
     perceptual = load_lpips(device)
     identity = {"configuration": to_dict(config), "subject": dataset.id, "frames": split.train.tolist()}
 
-    shared = (head, dataset, split.train, training)
-    for stage in (
-        lambda: FaceStage(*shared, extent, perceptual),
-        lambda: MouthStage(*shared, extent, perceptual),
-        lambda: FuseStage(*shared, perceptual),
-    ):
-        train(stage(), folder, identity, training.log_interval, training.checkpoint_interval, progress)
+    for stage in (FaceStage, MouthStage, FuseStage):
+        train(
+            stage(head, subject, training, perceptual),
+            folder,
+            identity,
+            training.log_interval,
+            training.checkpoint_interval,
+            progress,
+        )
     path = folder / AVATAR
     save_avatar(path, head, dataset, split, model, to_dict(config))
     return path
+
+
+def training_subject(dataset: SubjectDataset, indices: np.ndarray, training: TrainingConfig, device: str) -> Subject:
+    """A subject's training frames; on an accelerator they are uploaded once, as uint8."""
+    extent = scene_extent(dataset.world_to_camera[indices], training.extent_floor)
+    resident = None if device == "cpu" else dataset.to_device(device, indices)
+    return Subject(dataset, indices, extent, resident)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from instag.config import StageConfig, TrainingConfig
 from instag.data.dataset import SubjectDataset
 from instag.data.frame import FrameBatch
+from instag.data.resident import ResidentFrames
 from instag.data.sampling import Curriculum, FrameSampler
 from instag.fields.structure import GaussianField
 from instag.head import Branch, HeadRender, Mode, TalkingHead
@@ -21,28 +23,50 @@ from instag.training.optimizers import STRUCTURE_GROUPS, GroupedOptimizer
 
 GRID_DECAY = 0.01  # decoupled, motion fields' hash grids
 ATTENTION_DECAY = 1e-4
+PERSONAL_ATTENTION_DECAY = 1e-4  # L2, not decoupled
 SH_REST_SHARE = 1 / 20  # of the base colour's rate
 FIELD_BETAS, FIELD_EPS = (0.9, 0.99), 1e-8
 PATCH_REFERENCE = 512  # px, image side in which patch sizes are given
 SMALLEST_PATCH = 32  # px; AlexNet's convolutions need about this much
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What a stage trains on.
+
+    Attributes:
+        dataset: frames and conditions.
+        indices: [M] training frames.
+        extent: scene extent, head units.
+        resident: the training frames on the device, where they were uploaded.
+    """
+
+    dataset: SubjectDataset
+    indices: np.ndarray
+    extent: float
+    resident: ResidentFrames | None = None
+
+    def batch(self, indices: list[int], device: torch.device, prior: bool) -> FrameBatch:
+        """Frames by their numbers, on the device."""
+        if self.resident is not None:
+            return self.resident.batch(indices, prior=prior)
+        return self.dataset.batch(indices, device, prior=prior)
+
+
 class BranchStage:
     """Training of one branch on one subject: the base of the face and the mouth stage.
 
-    Subclasses say what is drawn (`mode`), what is minimised (`losses`) and which rates hold (`rates`).
+    Subclasses say what is drawn (`curriculum`, `mode`), what is minimised (`losses`), which rates hold (`rates`) and
+    which Gaussians never belong (`removal`).
 
     Args:
         name: of the stage.
         head: trained in place, on the training device.
         branch: the head's branch that learns.
-        dataset: the subject.
-        indices: [M] training frames.
-        curriculum: over those frames, or None.
+        subject: frames to learn from.
         config: of the stage.
         training: of the whole run.
-        extent: scene extent, head units.
-        prior: whether frames must bring their geometry prior.
+        fields: optimiser of the motion field, where several subjects share one; else the stage makes its own.
     """
 
     def __init__(
@@ -50,45 +74,39 @@ class BranchStage:
         name: str,
         head: TalkingHead,
         branch: Branch,
-        dataset: SubjectDataset,
-        indices: np.ndarray,
-        curriculum: Curriculum | None,
+        subject: Subject,
         config: StageConfig,
         training: TrainingConfig,
-        extent: float,
-        prior: bool = False,
+        fields: GroupedOptimizer | None = None,
     ):
         self.name = name
         self.steps = config.iterations
         self.head = head
         self.branch = branch
-        self.dataset = dataset
+        self.subject = subject
         self.config = config
         self.training = training
-        self.extent = extent
-        self.prior = prior
         self.device = branch.structure.means.device
-        self.generator = np.random.default_rng([training.seed, len(name), ord(name[0])])
-        self.noise = torch.Generator().manual_seed(training.seed)
-        self.sampler = FrameSampler(indices, curriculum, self.generator)
-        self.gaussians = GroupedOptimizer(gaussian_groups(branch), {})
-        self.fields = GroupedOptimizer(
-            field_groups(branch.motion),
-            {"grid": GRID_DECAY, "attention": ATTENTION_DECAY},
-            decoupled=True,
-            betas=FIELD_BETAS,
-            eps=FIELD_EPS,
-        )
+        seed = [training.seed, *name.encode()]
+        self.generator = np.random.default_rng(seed)
+        self.noise = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        self.sampler = FrameSampler(subject.indices, self.curriculum(), self.generator)
+        self.gaussians = GroupedOptimizer(gaussian_groups(branch), {"personal_attention": PERSONAL_ATTENTION_DECAY})
+        self.fields = fields or field_optimizer(branch.motion)
         self.density: DensityControl | None = None
         if config.density is not None:
             self.density = DensityControl(
-                branch.structure, self.gaussians, config.density, self.steps, extent, self.noise, self.removal
+                branch.structure, self.gaussians, config.density, self.steps, subject.extent, self.noise, self.removal
             )
         head.requires_grad_(False)
         branch.requires_grad_(True)
 
     # --- what a stage must say ----------------------------------------------------------------------------------
     removal: Removal
+
+    def curriculum(self) -> Curriculum | None:
+        """Which frames a step wants."""
+        return None
 
     def mode(self, step: int) -> Mode:
         """What is drawn."""
@@ -102,9 +120,8 @@ class BranchStage:
     def draw(self, step: int) -> FrameBatch:
         """Frames of the step, on the training device."""
         prior_from = self.config.prior_from
-        prior = self.prior and prior_from is not None and step > prior_from
-        indices = self.sampler.next(step, self.config.frames_per_step)
-        return self.dataset.batch(indices, self.device, prior=prior)
+        prior = prior_from is not None and not self.training.long and step > prior_from
+        return self.subject.batch(self.sampler.next(step, self.config.frames_per_step), self.device, prior)
 
     def render(self, frames: FrameBatch, step: int) -> HeadRender:
         """The one forward path."""
@@ -127,10 +144,12 @@ class BranchStage:
     def rates(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Learning rates of the Gaussians' and of the fields' groups."""
         rates, factor = self.training.gaussians, self.field_factor(step)
+        position = position_rate(step, rates.position, rates.position_end, rates.position_steps)
         fields = self.training.fields
         return (
             {
-                "means": position_rate(step, rates.position, rates.position_end, rates.position_steps) * self.extent,
+                "means": position_rate(step, rates.position, rates.position_end, rates.position_steps)
+                * self.subject.extent,
                 "sh_dc": rates.sh_dc,
                 "sh_rest": rates.sh_dc * SH_REST_SHARE,
                 "opacities_raw": rates.opacity,
@@ -138,6 +157,9 @@ class BranchStage:
                 "quaternions_raw": rates.rotation,
                 "aligner_grid": rates.aligner_grid,
                 "aligner_network": rates.aligner_network,
+                "personal_grid": rates.aligner_grid,
+                "personal_network": rates.personal_network,
+                "personal_attention": rates.personal_attention,
             },
             {
                 "grid": fields.grid * factor,
@@ -194,12 +216,20 @@ def draw_patch_size(limits: tuple[int, int], size: int, generator: np.random.Gen
 
 
 def gaussian_groups(branch: Branch) -> dict[str, list[nn.Parameter]]:
-    """The structure's parameters, one group each, and the aligner's grid and network."""
+    """The structure's parameters, one group each, and the parts of the aligner or personalised field."""
     groups = {name: [getattr(branch.structure, name)] for name in STRUCTURE_GROUPS}
     if branch.aligner is not None:
         groups["aligner_grid"] = list(branch.aligner.encoding.parameters())
         groups["aligner_network"] = list(branch.aligner.decoder.parameters())
+    if branch.personal is not None:
+        groups |= {f"personal_{name}": parameters for name, parameters in field_groups(branch.personal).items()}
     return groups
+
+
+def field_optimizer(motion: nn.Module) -> GroupedOptimizer:
+    """AdamW over a motion field (METHOD.md section 4)."""
+    decay = {"grid": GRID_DECAY, "attention": ATTENTION_DECAY}
+    return GroupedOptimizer(field_groups(motion), decay, decoupled=True, betas=FIELD_BETAS, eps=FIELD_EPS)
 
 
 def field_groups(motion: nn.Module) -> dict[str, list[nn.Parameter]]:
