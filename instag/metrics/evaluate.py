@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from instag.metrics import landmarks as faces
 from instag.metrics.image import ImageMetrics
 from instag.metrics.lpips import LPIPS, load_lpips
 from instag.metrics.report import Evaluation, write_report
-from instag.metrics.silence import silence_test
+from instag.metrics.silence import SilenceTest, silence_test
 from instag.synthesize import BATCH_FRAMES, PROGRESS_DELAY, Drivable, to_uint8
 from instag.version import __version__
 
@@ -133,6 +133,13 @@ def _silence(opening: np.ndarray, dataset: SubjectDataset, frames: list[int], no
         "opening_speech_over_pauses": test.ratio,
         "pause_frames": test.pause_frames,
     }
+
+
+def silence_of_frames(
+    frames: Iterable[np.ndarray], samples: np.ndarray, rate: int, track_faces: Tracker = faces.track_faces
+) -> SilenceTest:
+    """The silence test on rendered frames (uint8 RGB, in order) and the sound that drove them: [S] and Hz."""
+    return silence_test(faces.lip_opening(track_faces(frames)), samples, rate)
 
 
 # --- an avatar ----------------------------------------------------------------------------------------------------

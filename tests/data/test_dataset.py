@@ -238,10 +238,11 @@ def test_neighbours_come_with_the_group_of_pictures(made_subject):
             dataset.picture(50)
 
 
-def test_resident_frames_give_the_same_batches(dataset):
-    resident = dataset.to_device("cpu", range(10, 40))
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_resident_frames_give_the_same_batches(dataset, device):
+    resident = dataset.to_device(device, range(10, 40))
     indices = [12, 39, 12, 10]
-    here, there = resident.batch(indices), dataset.batch(indices)
+    here, there = resident.batch(indices).to("cpu"), dataset.batch(indices)
     for name in ("index", "image", "background", "labels", "lip_rectangle"):
         assert torch.equal(getattr(here, name), getattr(there, name)), name
     assert torch.equal(here.condition.audio, there.condition.audio)

@@ -89,6 +89,7 @@ def test_reading_imports_no_encoder_landmark_or_speech_package(pack):
 import sys
 for name in ("av", "mediapipe", "pocketsphinx", "numba", "tyro", "soundfile", "transformers"):
     sys.modules[name] = None  # an import of it now fails
+import instag.avatar, instag.synthesize, instag.metrics.evaluate  # they read packs without these packages too
 from instag.data.dataset import SubjectDataset
 with SubjectDataset.open({str(pack)!r}) as dataset:
     assert dataset.batch([0, 40], prior=True).image.shape[0] == 2 and len(dataset.statistics) == {MADE_FRAMES}

@@ -12,7 +12,7 @@ from instag.data_utils.face_points import LEFT_EYE_OUTER, LOWER_INNER_LIP, RIGHT
 from instag.data.dataset import SubjectDataset
 from instag.errors import DataError, InstagError
 from instag.frame_output import FrameFolder
-from instag.metrics.evaluate import evaluate, evaluate_avatar
+from instag.metrics.evaluate import evaluate, evaluate_avatar, silence_of_frames
 from instag.metrics.landmarks import FaceTrack
 from instag.metrics.report import plot
 
@@ -142,3 +142,9 @@ def test_frames_that_were_trained_on_are_said(dataset, tmp_path):
 
 def test_plot_survives_flat_curves():
     assert "nan" not in plot({"flat": np.zeros(5)}, 0)
+
+
+def test_silence_of_rendered_frames_is_measured(dataset, painted_faces):
+    frames = [dataset.picture(i).image for i in INDICES]
+    test = silence_of_frames(frames, *dataset.sound_of(INDICES), painted_faces)
+    assert test.speech_frames > 5 and test.speech > 0.05 and test.pause is None
