@@ -148,8 +148,7 @@ class BranchStage:
         fields = self.training.fields
         return (
             {
-                "means": position_rate(step, rates.position, rates.position_end, rates.position_steps)
-                * self.subject.extent,
+                "means": position * self.subject.extent,
                 "sh_dc": rates.sh_dc,
                 "sh_rest": rates.sh_dc * SH_REST_SHARE,
                 "opacities_raw": rates.opacity,
