@@ -47,8 +47,6 @@ KEY_FRAMES = FPS  # one a second
 # --- the steps ----------------------------------------------------------------------------------------------------
 def _video(job: Job) -> None:
     info = probe(job.clip)
-    if not info.has_audio:
-        raise DataError(f"{job.clip}: has no sound, which the lips are learnt from; give a clip with speech")
     seconds = info.seconds if job.limit_seconds is None else min(info.seconds, job.limit_seconds)
     sampled = iterate_frames(job.clip, CROP_SAMPLES_PER_SECOND, seconds or job.limit_seconds)
     with FaceTracker() as tracker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ if __name__ == "__main__":  # run as a script: the checkout is to be searched fo
 from instag.data.layout import SubjectFolder
 from instag.errors import DataError, InstagError
 
-DEFAULT_SIZE = 512
+DEFAULTS = {"size": 512, "limit_seconds": None, "extractor": "phone-mel", "norm": "file"}
 SMALLEST_SIZE = 64
 
 
@@ -21,10 +22,10 @@ def process(
     clip: Path | str,
     folder: Path | str,
     *,
-    size: int = DEFAULT_SIZE,
+    size: int | None = None,
     limit_seconds: float | None = None,
-    extractor: str = "phone-mel",
-    norm: str = "file",
+    extractor: str | None = None,
+    norm: str | None = None,
     steps: Sequence[str] | None = None,
     force: bool = False,
     workers: int | None = None,
@@ -36,10 +37,10 @@ def process(
     Args:
         clip: any video file with sound that FFmpeg reads.
         folder: `data/<ID>`; made if it is not there.
-        size: side of the square pictures in pixels, even.
-        limit_seconds: use the beginning of the clip only.
-        extractor: audio features, a name of `instag.data.audio.EXTRACTORS`.
-        norm: their normalisation, `file` or `running`.
+        size: side of the square pictures in pixels, even; default as before in this folder, else 512.
+        limit_seconds: use the beginning of the clip only; default all of it (with `steps`: as before).
+        extractor: audio features, a name of `instag.data.audio.EXTRACTORS`; default as before, else `phone-mel`.
+        norm: their normalisation, `file` or `running`; default as before, else `file`.
         steps: names of `instag.data_utils.pipeline.STEPS` to run (again) alone; None for all that are not done.
         force: run steps that are done again.
         workers: processes for the picture steps; default one a core.
@@ -51,7 +52,7 @@ def process(
         InstagError: a clip that cannot be used, a folder that cannot be written, a missing package.
     """
     clip, folder = Path(clip), SubjectFolder(Path(folder))
-    if size < SMALLEST_SIZE or size % 2:
+    if size is not None and (size < SMALLEST_SIZE or size % 2):
         raise DataError(f"size {size}: the pictures' side must be even and at least {SMALLEST_SIZE} px; take 512")
     if limit_seconds is not None and limit_seconds <= 0:
         raise DataError(f"limit of {limit_seconds} s: must be positive")
@@ -63,13 +64,29 @@ def process(
         from instag.data_utils.job import Job, run_steps
         from instag.data_utils.manifest import Manifest
         from instag.data_utils.pipeline import STEPS
+        from instag.data_utils.video import probe
         from instag.data_utils.workers import FramePool
     except ImportError as error:
         raise InstagError(_import_remedy(error)) from None
+    if not probe(clip).has_audio:
+        raise DataError(f"{clip}: has no sound, which the lips are learnt from; give a clip with speech")
     manifest = Manifest.load(folder.manifest)
+    asked = {"size": size, "limit_seconds": limit_seconds, "extractor": extractor, "norm": norm}
+    before = manifest.facts.get("settings", {})
+    if steps is None:
+        before = before | {"limit_seconds": None}
+    settings = {name: value or before.get(name) or DEFAULTS[name] for name, value in asked.items()}
+    manifest.facts["settings"] = settings
     manifest.save()  # a folder that cannot be written is found out before the work
-    with FramePool(workers) as pool:
-        run_steps(Job(clip, folder, size, limit_seconds, extractor, norm, manifest, pool), STEPS, steps, force)
+    try:
+        with FramePool(workers) as pool:
+            run_steps(Job(clip, folder, **settings, manifest=manifest, pool=pool), STEPS, steps, force)
+    except InstagError:
+        if not any(mark.get("done") for mark in manifest.steps.values()):  # nothing came of it: leave nothing
+            manifest.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # unless there is something else in it
+                folder.root.rmdir()
+        raise
     return folder
 
 
@@ -88,10 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("clip", type=Path, help="video file; its folder becomes the subject folder")
     parser.add_argument("--folder", type=Path, help="write elsewhere than beside the clip")
     parser.add_argument("--task", action="append", help="run this step alone, even if done (may be repeated)")
-    parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help="side of the square pictures, px")
+    parser.add_argument("--size", type=int, help="side of the square pictures, px (default 512)")
     parser.add_argument("--limit-seconds", type=float, help="use only the beginning of the clip")
-    parser.add_argument("--extractor", default="phone-mel", help="audio features")
-    parser.add_argument("--norm", default="file", help="normalisation of the features: file or running")
+    parser.add_argument("--extractor", help="audio features (default phone-mel)")
+    parser.add_argument("--norm", help="normalisation of the features: file (default) or running")
     parser.add_argument("--force", action="store_true", help="run done steps again")
     parser.add_argument("--workers", type=int, help="processes for the picture steps (default: one a core)")
     options = parser.parse_args(arguments)

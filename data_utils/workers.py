@@ -7,10 +7,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import TypeVar
 
 from instag.data_utils.video import BLOCK
+from instag.errors import InstagError
 
 T = TypeVar("T")
 
@@ -53,6 +55,8 @@ class FramePool:
             while waiting:
                 done, future = waiting.popleft()
                 yield done, future.result()
+        except BrokenProcessPool:
+            raise InstagError("a worker process died, perhaps for lack of memory; run again with --workers 1") from None
         finally:
             for _, future in waiting:
                 future.cancel()
