@@ -219,11 +219,12 @@ class Parser:
         alpha = refine_person(frame, person, *plate)
         plane = HeadPlane.from_pose(rotation, translation_cm, self.focal, self.size)
         view = _view(frame, alpha, landmarks, plane)
-        posterior = _tidy(_posterior(view, self.jaw, self.prior, self.colours), view)
+        posterior = _posterior(view, self.jaw, self.prior, self.colours)
+        posterior = tidy(posterior, view.alpha > 0.5, view.landmarks[NOSE_BRIDGE])
         large = cv2.resize(posterior, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         labels = strongest(large) + np.uint8(Label.HEAD)
         labels[alpha < 0.5] = Label.BACKGROUND
-        labels = _remove_specks(cv2.medianBlur(labels, 5))
+        labels = remove_specks(cv2.medianBlur(labels, 5))
         labels[polygon_mask(landmarks[list(INNER_LIPS_LOOP), :2], self.size)] = Label.MOUTH
         return labels
 
@@ -296,31 +297,28 @@ def _maximise(
 
 
 # --- tidying up ---------------------------------------------------------------------------------------------------
-def _tidy(posterior: np.ndarray, view: _View) -> np.ndarray:
-    """Hand regions that cannot be what they claim to their neighbours, in the posterior.
+def tidy(posterior: np.ndarray, person: np.ndarray, nose: np.ndarray) -> np.ndarray:
+    """Hand regions that cannot be what they claim to their neighbours; posterior float32 [h, w, 4] in and out.
 
     Torso reaches the bottom of the picture, neck touches the head and is no sliver along the jaw, hair and skin come
-    in large pieces.
+    in large pieces. `person` bool [h, w]; `nose` (x, y) px.
     """
-    size = view.size
-    person = view.alpha > 0.5
-    labels = np.where(person, strongest(posterior).astype(np.int16), -1)
+    size = len(person)
     area = (size / 512) ** 2
-    head = labels == HEAD
-    nose_x, nose_y = np.clip(view.landmarks[NOSE_BRIDGE].astype(int), 0, size - 1)
-    near_head = cv2.dilate(head.astype(np.uint8), box(scaled_px(4, size))) > 0
-    nose = np.zeros(labels.shape, bool)
-    nose[nose_y, nose_x] = True
-    bottom = np.zeros(labels.shape, bool)
-    bottom[-max(2, scaled_px(3, size)) :] = True
+    labels = np.where(person, strongest(posterior).astype(np.int16), -1)
+    head, hair, neck, torso = (labels == k for k in (HEAD, HAIR, NECK, TORSO))
+    near_head = cv2.dilate((head | hair).astype(np.uint8), box(scaled_px(8, size))) > 0
+    at_nose, at_bottom = np.zeros(labels.shape, bool), np.zeros(labels.shape, bool)
+    x, y = np.clip(nose[:2].astype(int), 0, size - 1)
+    at_nose[y, x] = True
+    at_bottom[-max(2, scaled_px(3, size)) :] = True
 
-    neck = labels == NECK
-    opened = cv2.morphologyEx(neck.astype(np.uint8), cv2.MORPH_OPEN, box(scaled_px(4, size))) > 0
-    wrong = neck & ~opened
-    wrong |= component_filter(opened & neck, lambda c, n: touched(c, near_head, len(n)) & (n > SPECK_PX * area))
-    wrong |= component_filter(labels == TORSO, lambda c, n: touched(c, bottom, len(n)))
-    wrong |= component_filter(head, lambda c, n: touched(c, nose, len(n)) | (n > PIECE_PX * area))
-    wrong |= component_filter(labels == HAIR, lambda c, n: n >= max(PIECE_PX * area, HAIR_SHARE * n[1:].max()))
+    thick = cv2.morphologyEx(neck.astype(np.uint8), cv2.MORPH_OPEN, box(scaled_px(4, size))) > 0
+    wrong = neck & ~thick
+    wrong |= component_filter(thick, lambda c, n: touched(c, near_head, len(n)) & (n > SPECK_PX * area))
+    wrong |= component_filter(torso, lambda c, n: touched(c, at_bottom, len(n)))
+    wrong |= component_filter(head, lambda c, n: touched(c, at_nose, len(n)) | (n > PIECE_PX * area))
+    wrong |= component_filter(hair, lambda c, n: n >= max(PIECE_PX * area, HAIR_SHARE * n[1:].max()))
     if not wrong.any():
         return posterior
     nearest = fill_from_nearest(labels, wrong | ~person)
@@ -329,7 +327,7 @@ def _tidy(posterior: np.ndarray, view: _View) -> np.ndarray:
     return repaired
 
 
-def _remove_specks(labels: np.ndarray) -> np.ndarray:
+def remove_specks(labels: np.ndarray) -> np.ndarray:
     """Islands of the person and holes in it smaller than SPECK_PX become what is nearest to them."""
     least = SPECK_PX * (len(labels) / 512) ** 2
     person = labels != Label.BACKGROUND

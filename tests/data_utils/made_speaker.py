@@ -71,8 +71,12 @@ def ellipse_loop(count: int, u: float, v: float, width: float, height: float, st
     return np.stack([u + width * np.cos(angle), v + height * np.sin(angle)], -1)
 
 
-def make_speaker(size: int, count: int, moves: float = 1.0, blob: bool = True) -> MadeSpeaker:
-    """`moves` scales the sway of the head; `blob`: a flag in the corner that the selfie network takes for a person."""
+def make_speaker(size: int, count: int, extras: tuple[str, ...] = ()) -> MadeSpeaker:
+    """A clip of `count` frames. The selfie network takes a flag in the corner for a person.
+
+    `extras`, none of which changes the labels: "beard" in the hair's colour, "badge" in the shirt's colour on the hair,
+    "lit neck" in the face's colour.
+    """
     rng = np.random.default_rng(0)
     room = made_room(size)
     speaker = MadeSpeaker(
@@ -86,18 +90,18 @@ def make_speaker(size: int, count: int, moves: float = 1.0, blob: bool = True) -
         room,
     )
     for i in range(count):
-        sway = moves * np.array([1.2 * np.sin(0.9 * i), 0.4 * np.sin(1.7 * i)])
+        sway = np.array([1.2 * np.sin(0.9 * i), 0.4 * np.sin(1.7 * i)])
         opening = 0.5 - 0.5 * np.cos(1.3 * i)
         position = np.array([sway[0], -1.5 + sway[1], DISTANCE_CM])
         speaker.translation_cm[i] = position
         scale = speaker.focal / (DISTANCE_CM + DEPTH_CM)
         middle = size / 2 + scale * position[:2]
         labels = _draw_labels(size, middle, scale, opening)
-        image = _paint(room, labels, middle, scale)
+        image = _paint(room, labels, middle, scale, extras)
         noise = rng.normal(0, 2.0, (size, size, 1))
         speaker.frames[i] = np.clip(image + noise, 0, 255).astype(np.uint8)
         speaker.truth[i] = labels
-        speaker.people[i] = _selfie(labels, blob)
+        speaker.people[i] = _selfie(labels)
         speaker.landmarks[i, :, :2] = middle + scale * _landmarks_cm(opening)
     return speaker
 
@@ -122,23 +126,29 @@ def _draw_labels(size: int, middle: np.ndarray, scale: float, opening: float) ->
     return labels
 
 
-def _paint(room: np.ndarray, labels: np.ndarray, middle: np.ndarray, scale: float) -> np.ndarray:
+def _paint(
+    room: np.ndarray, labels: np.ndarray, middle: np.ndarray, scale: float, extras: tuple[str, ...]
+) -> np.ndarray:
     """Colours with a little shading, float64 [H, W, 3]."""
-    size = len(labels)
-    u = ((np.arange(size) + 0.5 - middle[0]) / scale)[None, :, None]
-    colors = np.array([(0, 0, 0), SKIN, HAIR, SHADE, SHIRT, CAVITY], np.float64)
-    image = colors[labels] * (1 - 0.012 * np.abs(u))
+    axis = np.arange(len(labels)) + 0.5
+    u, v = ((axis - middle[0]) / scale)[None], ((axis - middle[1]) / scale)[:, None]
+    neck = SKIN if "lit neck" in extras else SHADE
+    image = np.array([(0, 0, 0), SKIN, HAIR, neck, SHIRT, CAVITY], np.float64)[labels]
+    if "beard" in extras:
+        image[(labels == Label.HEAD) & (v > 2.5) & (np.abs(u) < 7)] = HAIR
+    if "badge" in extras:
+        image[(labels == Label.HAIR) & ((u - 2) ** 2 + (v + 9.5) ** 2 < 1)] = SHIRT
+    image *= 1 - 0.012 * np.abs(u)[..., None]
     image[labels == Label.BACKGROUND] = room[labels == Label.BACKGROUND]
     return image
 
 
-def _selfie(labels: np.ndarray, blob: bool) -> np.ndarray:
+def _selfie(labels: np.ndarray) -> np.ndarray:
     """What a segmentation network gives: soft, a bit too wide, and wrong in a corner."""
     size = len(labels)
     reach = 2 * max(1, size // 128) + 1
     person = cv2.dilate((labels != Label.BACKGROUND).astype(np.uint8), np.ones((reach, reach), np.uint8))
-    if blob:
-        person[: size // 8, : size // 10] = 1
+    person[: size // 8, : size // 10] = 1
     return (255 * cv2.GaussianBlur(person.astype(np.float32), (0, 0), size / 170)).astype(np.uint8)
 
 
