@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
-from cuda_emulation import emulated, needs_compiler  # noqa: F401
+from cuda_emulation import needs_compiler
 
 pytestmark = needs_compiler
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
-def test_against_torch(emulated, decoupled) -> None:  # noqa: F811
+def test_against_torch(emulated, decoupled) -> None:
     from instag.kernels.adam import FusedAdam
 
     generator = torch.Generator().manual_seed(0)
@@ -44,7 +44,7 @@ def test_against_torch(emulated, decoupled) -> None:  # noqa: F811
             torch.testing.assert_close(state[key].double(), expected[key].double(), rtol=2e-6, atol=3e-8)
 
 
-def test_state_survives_a_checkpoint(emulated) -> None:  # noqa: F811
+def test_state_survives_a_checkpoint(emulated) -> None:
     from instag.kernels.adam import FusedAdam
 
     parameter = torch.ones(4, requires_grad=True)

@@ -24,13 +24,9 @@ def sources(variant: int) -> list[loader.KernelSource]:
     from instag.fields.encoding import REFERENCE_FACE, REFERENCE_MOUTH, grid_layout
     from instag.kernels import hash_grid
     from instag.kernels.modules import source
-    from instag.kernels.motion_head import head_macros
 
     grid = grid_layout(*(REFERENCE_FACE, REFERENCE_MOUTH)[variant % 2])
-    heads = {"sm_80": (64, 8), "sm_89": (32, 4)}  # half the time of all the rest; sm_75 lacks its shared memory
-    head = heads.get(ARCHITECTURES[variant])
-    motion_head = [source("motion_head.cu", *head_macros(*head))] if head else []
-    return motion_head + [
+    return [
         kernel_source(*VARIANTS[variant % len(VARIANTS)]),
         source("hash_grid.cu", *hash_grid.macros(grid)),
         source("l1_ssim.cu"),
@@ -44,6 +40,25 @@ def test_compiles(architecture: str) -> None:
         pytest.skip(f"NVRTC {loader.nvrtc_version()} does not know {architecture}")
     for source in sources(ARCHITECTURES.index(architecture)):
         assert loader.compile_code(source, loader.Target(architecture, "cubin"))[:4] == b"\x7fELF"
+
+
+# seconds each, so one here and all of them in the slow run; sm_75 lacks the shared memory it needs
+HEADS = [pytest.param("sm_89", 32, 4)] + [
+    pytest.param(architecture, hidden, warps, marks=pytest.mark.slow)
+    for architecture in ARCHITECTURES[1:]
+    for hidden, warps in ((64, 8), (64, 4), (32, 8))
+]
+
+
+@pytest.mark.parametrize(("architecture", "hidden", "warps"), HEADS)
+def test_motion_head_compiles(architecture: str, hidden: int, warps: int) -> None:
+    from instag.kernels.modules import source
+    from instag.kernels.motion_head import head_macros
+
+    code = loader.compile_code(
+        source("motion_head.cu", *head_macros(hidden, warps)), loader.Target(architecture, "cubin")
+    )
+    assert code[:4] == b"\x7fELF"
 
 
 def made_source(folder: Path, body: str) -> loader.KernelSource:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cuda_emulation import emulated, needs_compiler  # noqa: F401
+from cuda_emulation import needs_compiler
 from raster_scenes import relative_error
 
 from instag.fields.encoding import PAPER_FACE, REFERENCE_FACE, REFERENCE_MOUTH, encode_torch, grid_layout
@@ -36,17 +36,17 @@ def compare(layout, points: int, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("grid", [REFERENCE_FACE, REFERENCE_MOUTH, PAPER_FACE], ids=["face", "mouth", "paper"])
-def test_against_torch(emulated, grid) -> None:  # noqa: F811
+def test_against_torch(emulated, grid) -> None:
     compare(grid_layout(*grid), 300)
 
 
-def test_hashed_levels_and_odd_counts(emulated) -> None:  # noqa: F811
+def test_hashed_levels_and_odd_counts(emulated) -> None:
     layout = grid_layout(16, 256, levels=5, log2_table_size=10)
     assert sum(layout.hashed) == 4
     compare(layout, 70)
 
 
-def test_no_points(emulated) -> None:  # noqa: F811
+def test_no_points(emulated) -> None:
     from instag.kernels.hash_grid import encode_cuda
 
     layout = grid_layout(*REFERENCE_FACE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cuda_emulation import emulated, needs_compiler  # noqa: F401
+from cuda_emulation import needs_compiler
 from raster_scenes import relative_error
 
 from instag.losses import photometric_torch
@@ -13,7 +13,7 @@ pytestmark = needs_compiler
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 40, 33), (1, 1, 32, 64), (1, 3, 5, 7)])
-def test_against_torch(emulated, shape) -> None:  # noqa: F811
+def test_against_torch(emulated, shape) -> None:
     from instag.kernels.l1_ssim import photometric_cuda
 
     generator = torch.Generator().manual_seed(0)
@@ -28,7 +28,7 @@ def test_against_torch(emulated, shape) -> None:  # noqa: F811
     assert relative_error(ours.grad, truth.grad) < 1e-5
 
 
-def test_equal_images_cost_nothing(emulated) -> None:  # noqa: F811
+def test_equal_images_cost_nothing(emulated) -> None:
     from instag.kernels.l1_ssim import photometric_cuda
 
     image = torch.rand(1, 3, 20, 20).requires_grad_()

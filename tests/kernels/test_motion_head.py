@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cuda_emulation import emulated, needs_compiler  # noqa: F401
+from cuda_emulation import needs_compiler
 from raster_scenes import relative_error
 
 from instag.fields.motion import FACE_OUTPUTS, MEAN_UNIT
@@ -34,7 +34,7 @@ def twin(features, audio, expression, weights):
 @pytest.mark.parametrize(
     ("points", "frames", "hidden", "shared_kib"), [(37, 1, 64, 227), (150, 2, 64, 99), (20, 1, 32, 227)]
 )
-def test_against_torch(emulated, monkeypatch, points, frames, hidden, shared_kib) -> None:  # noqa: F811
+def test_against_torch(emulated, monkeypatch, points, frames, hidden, shared_kib) -> None:
     from instag.kernels import modules
     from instag.kernels.motion_head import HeadWeights, motion_head_cuda, warps_per_block
 
@@ -60,7 +60,7 @@ def test_against_torch(emulated, monkeypatch, points, frames, hidden, shared_kib
         assert relative_error(leaf.grad, true_leaf.grad) < TOLERANCE, name
 
 
-def test_missing_gradients_count_as_zero(emulated) -> None:  # noqa: F811
+def test_missing_gradients_count_as_zero(emulated) -> None:
     from instag.kernels.motion_head import HeadWeights, motion_head_cuda
 
     generator = torch.Generator().manual_seed(0)
@@ -73,7 +73,7 @@ def test_missing_gradients_count_as_zero(emulated) -> None:  # noqa: F811
     assert isinstance(weights, HeadWeights) and features.grad.any()
 
 
-def test_too_little_shared_memory_is_said(emulated, monkeypatch) -> None:  # noqa: F811
+def test_too_little_shared_memory_is_said(emulated, monkeypatch) -> None:
     from gaussian_rasterization.cuda.loader import KernelError
 
     from instag.kernels import modules

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cuda_emulation import emulated, needs_compiler  # noqa: F401
+from cuda_emulation import needs_compiler
 from gaussian_rasterization import RasterizerError, RasterSettings, rasterize
 from raster_scenes import IMAGES, Scene, cotangent_loss, make_scene, relative_error
 
@@ -41,7 +41,7 @@ def compare(scene: Scene, settings: RasterSettings, **options) -> None:
 
 @pytest.mark.parametrize("extent", ["exact", "three_sigma"])
 @pytest.mark.parametrize(("degree", "extra"), [(0, 0), (1, 2), (2, 1), (3, 4)])
-def test_images_and_gradients(emulated, extent, degree, extra) -> None:  # noqa: F811
+def test_images_and_gradients(emulated, extent, degree, extra) -> None:
     settings = RasterSettings(width=37, height=43, sh_degree=degree, extent=extent)
     compare(make_scene(250, settings, views=2, extra=extra, seed=degree), settings)
 
@@ -55,7 +55,7 @@ def gradients(scene: Scene, **options) -> dict[str, torch.Tensor]:
     return {name: leaf.grad for name, leaf in leaves.items()}
 
 
-def test_order_of_lanes_does_not_matter(emulated, monkeypatch) -> None:  # noqa: F811
+def test_order_of_lanes_does_not_matter(emulated, monkeypatch) -> None:
     scene = make_scene(150, SETTINGS, extra=1)
     forward, _ = draw(scene, SETTINGS, "cuda")
     forward_gradients = gradients(scene)
@@ -68,7 +68,7 @@ def test_order_of_lanes_does_not_matter(emulated, monkeypatch) -> None:  # noqa:
 
 
 @pytest.mark.parametrize("extent", ["exact", "three_sigma"])
-def test_awkward_gaussians(emulated, extent) -> None:  # noqa: F811
+def test_awkward_gaussians(emulated, extent) -> None:
     """Behind the camera, far off the screen, over the whole screen, transparent, opaque, tied in depth, black."""
     settings = replace(SETTINGS, extent=extent)
     scene = make_scene(64, settings, seed=3)
@@ -85,14 +85,14 @@ def test_awkward_gaussians(emulated, extent) -> None:  # noqa: F811
     compare(scene, settings)
 
 
-def test_no_gaussians(emulated) -> None:  # noqa: F811
+def test_no_gaussians(emulated) -> None:
     scene = make_scene(0, SETTINGS)
     output, _ = draw(scene, SETTINGS, "cuda")
     assert torch.equal(output.color, scene.background[..., None, None].expand_as(output.color))
     assert not output.alpha.any() and not output.normal.any() and output.radii.shape == (1, 0)
 
 
-def test_longer_lists_grow_and_draw_the_same(emulated, monkeypatch) -> None:  # noqa: F811
+def test_longer_lists_grow_and_draw_the_same(emulated, monkeypatch) -> None:
     from gaussian_rasterization.cuda import tile_capacity, tiles
 
     scene = make_scene(200, SETTINGS)
@@ -104,7 +104,7 @@ def test_longer_lists_grow_and_draw_the_same(emulated, monkeypatch) -> None:  # 
     assert torch.equal(output.color, truth.color)
 
 
-def test_lists_beyond_shared_memory(emulated, monkeypatch) -> None:  # noqa: F811
+def test_lists_beyond_shared_memory(emulated, monkeypatch) -> None:
     """More than SORT_SHARED Gaussians in a tile are sorted in global memory."""
     from gaussian_rasterization.cuda import tile_capacity, tiles
 
@@ -116,7 +116,7 @@ def test_lists_beyond_shared_memory(emulated, monkeypatch) -> None:  # noqa: F81
     assert tile_capacity(torch.device("cpu")) == 8192
 
 
-def test_captured_overflow_is_told_once(emulated, monkeypatch) -> None:  # noqa: F811
+def test_captured_overflow_is_told_once(emulated, monkeypatch) -> None:
     from gaussian_rasterization.cuda import TileOverflowError, check_overflow, loader, tile_capacity, tiles
 
     cpu = torch.device("cpu")
@@ -137,7 +137,7 @@ def test_captured_overflow_is_told_once(emulated, monkeypatch) -> None:  # noqa:
     check_overflow()
 
 
-def test_active_count_is_a_prefix(emulated) -> None:  # noqa: F811
+def test_active_count_is_a_prefix(emulated) -> None:
     scene = make_scene(100, SETTINGS, extra=1)
     count = 60
     whole = gradients(scene, active_count=torch.tensor([count], dtype=torch.int32))
@@ -158,7 +158,7 @@ def test_active_count_is_a_prefix(emulated) -> None:  # noqa: F811
         assert not whole[name].narrow(along, count, 40).any(), name
 
 
-def test_detached_extra_moves_nothing_else(emulated) -> None:  # noqa: F811
+def test_detached_extra_moves_nothing_else(emulated) -> None:
     scene = make_scene(100, SETTINGS, extra=2)
     output, leaves = draw(scene, SETTINGS, "cuda", detach_extra=True)
     output.extra.square().sum().backward()
@@ -170,7 +170,7 @@ def test_detached_extra_moves_nothing_else(emulated) -> None:  # noqa: F811
         assert name == "sh" or attached_leaves[name].grad.any(), name
 
 
-def test_second_backward_gives_the_same(emulated) -> None:  # noqa: F811
+def test_second_backward_gives_the_same(emulated) -> None:
     output, leaves = draw(make_scene(80, SETTINGS), SETTINGS, "cuda")
     loss = output.color.square().sum()
     first = torch.autograd.grad(loss, leaves["means"], retain_graph=True)[0]
@@ -178,6 +178,6 @@ def test_second_backward_gives_the_same(emulated) -> None:  # noqa: F811
     assert relative_error(second, first) < 1e-6
 
 
-def test_too_many_extra_channels_are_refused(emulated) -> None:  # noqa: F811
+def test_too_many_extra_channels_are_refused(emulated) -> None:
     with pytest.raises(RasterizerError, match="at most 4"):
         draw(make_scene(5, SETTINGS, extra=5), SETTINGS, "cuda")
