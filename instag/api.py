@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ import torch
 from instag.avatar import Avatar
 from instag.config import load_config
 from instag.data.dataset import SubjectDataset
-from instag.errors import InstagError
+from instag.data.layout import PACK_SUFFIX, SubjectFolder
+from instag.errors import DataError, InstagError
 from instag.synthesize import Blink, Poses, synthesize
-from instag.training.run import AVATAR, adapt
+from instag.training.run import AVATAR, adapt, pretrain
+from instag.universal import find_universal
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ def adapt_subject(
     assignments: Sequence[str] = (),
     device: str = "auto",
     overwrite: bool = False,
+    universal: str = "shipped",
     progress: bool = True,
 ) -> Path:
     """Adapt to a subject; returns the avatar's path. See `instag.training.run.adapt`.
@@ -58,6 +62,7 @@ def adapt_subject(
         assignments: `section.name=value` settings.
         device: see `resolve_device`.
         overwrite: delete an earlier run in `output`.
+        universal: pre-trained motion fields: "shipped", "none", or a file. See `instag.universal.find_universal`.
         progress: show bars.
     """
     config = load_config(preset, assignments)
@@ -71,7 +76,69 @@ def adapt_subject(
             logger.info("note: %s", note)
         if overwrite and output.exists():
             _remove_run(output)
-        return adapt(dataset, split, output, config, device, progress)
+        fields = find_universal(universal, config.model.extractor)
+        logger.info("universal fields: %s", "none, learned from this clip alone" if fields is None else universal)
+        return adapt(dataset, split, output, config, fields, device, progress)
+
+
+def pretrain_fields(
+    corpus: Path,
+    output: Path,
+    preset: str = "pretrain",
+    assignments: Sequence[str] = (),
+    device: str = "auto",
+    ids: Sequence[str] = (),
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Pre-train on the subjects below a folder; returns the path of the universal fields.
+
+    Args:
+        corpus: holds one folder or `.instag` file per video.
+        output: folder of the run; an interrupted run continues.
+        preset, assignments, device, overwrite, progress: as `adapt_subject`.
+        ids: names of the subjects to use; all by default.
+
+    Raises:
+        DataError: no subject there, or one that is named is missing.
+    """
+    config = load_config(preset, assignments)
+    device = resolve_device(device)
+    data = config.data
+    with contextlib.ExitStack() as stack:
+        datasets = [
+            stack.enter_context(
+                SubjectDataset.open(
+                    path, size=data.size, extractor=config.model.extractor, cache_bytes=data.cache_mb << 20
+                )
+            )
+            for path in find_subjects(corpus, ids)
+        ]
+        for note in (f"{dataset.id}: {note}" for dataset in datasets for note in dataset.notes):
+            logger.info("note: %s", note)
+        if overwrite and output.exists():
+            _remove_run(output)
+        return pretrain(datasets, output, config, device, progress)
+
+
+def find_subjects(corpus: Path, ids: Sequence[str] = ()) -> list[Path]:
+    """Packs and subject folders below `corpus`, by name; a pack wins over the folder of the same name."""
+    if not corpus.is_dir():
+        raise DataError(f"{corpus} is no folder: give one that holds subjects")
+    found: dict[str, Path] = {}
+    for path in sorted(corpus.iterdir()):
+        if path.is_dir() and SubjectFolder(path).transforms("train").is_file():
+            pack = SubjectFolder(path).pack
+            found.setdefault(path.name, pack if pack.is_file() else path)
+        elif path.suffix == PACK_SUFFIX:
+            found[path.stem] = path
+    missing = [name for name in ids if name not in found]
+    if missing or not found:
+        raise DataError(
+            f"{corpus}: no subject {', '.join(missing) or 'at all'}; there are: {', '.join(found) or 'none'}; "
+            "make them with `instag process`"
+        )
+    return [found[name] for name in ids] if ids else list(found.values())
 
 
 def _remove_run(folder: Path) -> None:

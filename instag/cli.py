@@ -96,6 +96,8 @@ class Adapt:
     """Train on pictures of this side, px."""
     device: str = "auto"
     """cpu, cuda, or a GPU's number."""
+    universal: str = "shipped"
+    """Pre-trained motion fields: shipped, none, or a file."""
     seed: int | None = None
     """Of points, sampling and noise."""
     overwrite: bool = False
@@ -117,9 +119,54 @@ class Adapt:
         }
         assignments = [f"{key}={value}" for key, value in flags.items() if value is not None]
         path = adapt_subject(
-            self.subject, self.output, self.preset, (*assignments, *self.assignments), self.device, self.overwrite
+            self.subject,
+            self.output,
+            self.preset,
+            (*assignments, *self.assignments),
+            self.device,
+            self.overwrite,
+            self.universal,
         )
         print(path)
+
+
+@dataclass
+class Pretrain:
+    """Learn universal motion fields from several people; writes OUTPUT/universal.safetensors."""
+
+    corpus: tyro.conf.Positional[Path]
+    """Folder that holds one subject folder or .instag file per video."""
+    output: tyro.conf.Positional[Path]
+    """Folder of the run. Started again, an interrupted run continues."""
+    ids: tuple[str, ...] = ()
+    """Subjects to use; default: all."""
+    preset: str = "pretrain"
+    """Name of a preset in configs/, or a YAML file."""
+    size: int | None = None
+    """Train on pictures of this side, px."""
+    device: str = "auto"
+    """cpu, cuda, or a GPU's number."""
+    overwrite: bool = False
+    """Start over where the folder holds an earlier run."""
+    assignments: Assignments = ()
+    """Any setting of instag/config.py, e.g. --set pretrain.contrast=0."""
+
+    def run(self) -> None:
+        """Pre-train."""
+        from instag.api import pretrain_fields
+
+        assignments = [f"data.size={self.size}"] if self.size is not None else []
+        print(
+            pretrain_fields(
+                self.corpus,
+                self.output,
+                self.preset,
+                (*assignments, *self.assignments),
+                self.device,
+                self.ids,
+                self.overwrite,
+            )
+        )
 
 
 @dataclass
@@ -222,7 +269,7 @@ instag synthesize output/anna speech.wav anna.mp4"""
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `instag` command."""
     program = tyro.cli(
-        Process | Features | Adapt | Synthesize | Evaluate | Doctor | Speaker,
+        Process | Features | Pretrain | Adapt | Synthesize | Evaluate | Doctor | Speaker,
         prog="instag",
         args=arguments,
         description=DESCRIPTION,

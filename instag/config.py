@@ -226,6 +226,57 @@ class TrainingConfig:
     """Steps between two checkpoints that a run can be resumed from."""
 
 
+def _pretrain_face() -> StageConfig:
+    return StageConfig(
+        iterations=150_000,
+        static_steps=5_000,
+        warmup=5_000,
+        align_from=0,
+        curriculum_interval=15,
+        hair_ignored=(0, 150_000),
+        prior_from=None,
+        lpips_last=0,
+        density=DensityConfig(stop_before_end=5_000, opacity_reset_interval=None),
+        losses=LossConfig(attention_lips=5e-3),
+    )
+
+
+def _pretrain_mouth() -> StageConfig:
+    return StageConfig(
+        iterations=150_000,
+        points=5000,
+        static_steps=15_000,
+        warmup=15_000,
+        align_from=0,
+        curriculum_interval=7,
+        prior_from=None,
+        lpips_last=0,
+        density=DensityConfig(gradient_threshold=2e-4, stop_before_end=5_000, opacity_reset_interval=None),
+    )
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Identity-free pre-training (METHOD.md section 5). Step counts below are for `videos` videos and scale with k."""
+
+    face: StageConfig = field(default_factory=_pretrain_face)
+    """The universal face field, with a structure and a personalised field per video."""
+    mouth: StageConfig = field(default_factory=_pretrain_mouth)
+    """The universal mouth field, hooked to the trained face field."""
+    videos: int = 5
+    """Number of videos that the step counts are written for."""
+    max_frames: int = 5000
+    """Frames used of each video, from its start."""
+    late_steps: int = 50_000
+    """Length of the last part, in which rates fall to a tenth and curricula rest."""
+    personalized: bool = True
+    """Personalised fields soak up identity and style; without them everything goes into the universal field."""
+    contrast: float = 1.0
+    """Weight of the negative contrast between the videos' motions (paper Eq. 6, 7, 13)."""
+    sh_degree: int = 2
+    """Spherical harmonics of the per-video structures."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which frames, and how large."""
@@ -247,9 +298,25 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 
 # --- reading and writing ------------------------------------------------------------------------------------------
+
+
+CLOCKS = ("iterations", "static_steps", "warmup", "align_from", "hair_ignored", "lpips_last", "freeze_last")
+
+
+def scale_clocks(stage: StageConfig, factor: float) -> StageConfig:
+    """The stage with its step counts multiplied (SH degree and density control keep their absolute rhythm)."""
+    changes: dict[str, Any] = {}
+    for name in CLOCKS:
+        value = getattr(stage, name)
+        changes[name] = tuple(round(v * factor) for v in value) if isinstance(value, tuple) else round(value * factor)
+    if stage.density is not None:
+        stop = round(stage.density.stop_before_end * factor)
+        changes["density"] = dataclasses.replace(stage.density, stop_before_end=stop)
+    return dataclasses.replace(stage, **changes)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ SH_INTERVAL = 1000  # steps between two raises of the SH degree, section 3
 WARMUP_STEPS, WARMUP_FACTOR = 3000, 0.1  # of the pre-trained field in adaptation, section 6
 FIELD_DECAY, FIELD_DECAY_LONG = 0.5, 0.1  # over a stage of adaptation; the second: face in long mode, section 6
 PRETRAIN_DECAY, PRETRAIN_LATE_DECAY = 0.5, 0.1  # before and in the last part of pre-training, section 5
-PRETRAIN_LATE_STEPS = 10_000  # per video: length of that last part, section 5
 EMA_LIMIT = 0.995  # section 4
 
 
@@ -43,15 +42,13 @@ def adaptation_factor(
     return warmup_factor if step <= warmup else decay ** (step / total)
 
 
-def late_pretraining_start(total: int, videos: int) -> int:
-    """S of section 5: where the late part of pre-training starts and its curricula end."""
-    return total - PRETRAIN_LATE_STEPS * videos
+def pretraining_factor(step: int, total: int, late_steps: int) -> float:
+    """Factor on the fields' rates in pre-training: 0.5^(i/S) for i < S, then 0.1^(i/total) (section 5).
 
-
-def pretraining_factor(step: int, total: int, videos: int) -> float:
-    """Factor on the fields' rates in pre-training on k videos: 0.5^(i/S) for i < S, then 0.1^(i/total) (section 5)."""
-    late = late_pretraining_start(total, videos)
-    return PRETRAIN_DECAY ** (step / late) if step < late else PRETRAIN_LATE_DECAY ** (step / total)
+    S = total - late_steps, where the curricula end too; late_steps is 10,000 per video.
+    """
+    start = total - late_steps
+    return PRETRAIN_DECAY ** (step / start) if step < start else PRETRAIN_LATE_DECAY ** (step / total)
 
 
 def ema_decay(update: int) -> float:

@@ -27,13 +27,12 @@ def test_adaptation_holds_the_field_back_through_the_warm_up_and_then_decays_ove
 
 
 def test_pretraining_decays_to_a_half_then_drops_to_the_late_curve():
-    total, videos = 150_000, 5
-    late = schedule.late_pretraining_start(total, videos)
-    assert late == 100_000
-    assert schedule.pretraining_factor(0, total, videos) == 1
-    assert schedule.pretraining_factor(late - 1, total, videos) == pytest.approx(0.5, rel=1e-4)
-    assert schedule.pretraining_factor(late, total, videos) == pytest.approx(0.1 ** (2 / 3))
-    assert schedule.pretraining_factor(total, total, videos) == pytest.approx(0.1)
+    total, late_steps = 150_000, 50_000
+    late = total - late_steps
+    assert schedule.pretraining_factor(0, total, late_steps) == 1
+    assert schedule.pretraining_factor(late - 1, total, late_steps) == pytest.approx(0.5, rel=1e-4)
+    assert schedule.pretraining_factor(late, total, late_steps) == pytest.approx(0.1 ** (2 / 3))
+    assert schedule.pretraining_factor(total, total, late_steps) == pytest.approx(0.1)
 
 
 def test_moving_average_forgets_fast_at_first_and_is_bounded():

@@ -13,8 +13,9 @@ from instag.data.frame import FrameBatch
 from instag.data.layout import Label
 from instag.data.sampling import Curriculum, face_curriculum, mouth_curriculum
 from instag.fields.structure import GaussianField
-from instag.head import HeadRender, Mode, TalkingHead
+from instag.head import HeadRender, Key, Mode, TalkingHead
 from instag.metrics.lpips import LPIPS
+from instag.render.gaussians import BranchRender
 from instag.training.optimizers import GroupedOptimizer
 from instag.training.stage import BranchStage, Subject, draw_patch_size
 from instag.training.targets import face_pair, head_mask, is_key_colored, mouth_pair
@@ -56,18 +57,21 @@ class FaceStage(BranchStage):
         first, last = self.config.hair_ignored
         return first < step < last and step % HAIR_CYCLE != 0
 
+    def photometric_term(self, face: BranchRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """The face against its target."""
+        pair = face_pair(face.image.color, frames, self.head.key("green"), self.ignores_hair(step))
+        return {"photometric": losses.photometric(*pair, self.config.losses.dssim)}
+
     def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
         """Photometric, alpha, attention, motion, then geometry prior and perceptual terms."""
         assert render.face is not None and render.face.motion is not None
         face, weights = render.face, self.config.losses
-        key = self.head.key("green")
-        ignore_hair = self.ignores_hair(step)
-        color, target = face_pair(face.image.color, frames, key, ignore_hair)
-        terms = {"photometric": losses.photometric(color, target, weights.dssim)}
+        terms = self.photometric_term(face, frames, step)
         terms["alpha"] = weights.alpha * losses.alpha_coverage(face.image.alpha, head_mask(frames))
-        audio_map, eye_map = face.image.extra.split(1, 1)
+        # The universal field's maps, and the personalised field's where there is one: both are held back alike.
+        audio_map, eye_map = (face.image.extra[:, i::2].sum(1, keepdim=True) for i in (0, 1))
         terms["attention_lips"] = weights.attention_lips * losses.masked_mean(eye_map, frames.lip_mask())
-        if not ignore_hair:
+        if not self.ignores_hair(step):
             hair = frames.mask(Label.HAIR)
             terms["attention_hair"] = weights.attention_hair * (
                 losses.masked_mean(audio_map, hair) + losses.masked_mean(eye_map, hair)
@@ -76,7 +80,7 @@ class FaceStage(BranchStage):
         terms["motion"] = weights.motion * losses.magnitude(
             total.d_mean, total.d_rotation, total.d_opacity, total.d_scale, face.motion.offset
         )
-        return terms | self._prior_terms(face.image, frames, step) | self._perceptual_terms(color, target, frames, step)
+        return terms | self._prior_terms(face.image, frames, step) | self._perceptual_terms(face.image, frames, step)
 
     def _prior_terms(self, image: RasterOutput, frames: FrameBatch, step: int) -> dict[str, Tensor]:
         """Depth and normals, where the prior is valid and the face shows (never inside the mouth)."""
@@ -92,11 +96,12 @@ class FaceStage(BranchStage):
             terms["depth"] = weights.depth * losses.depth_prior(image.depth, prior.depth, face, prior.valid)
         return terms
 
-    def _perceptual_terms(self, color: Tensor, target: Tensor, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+    def _perceptual_terms(self, image: RasterOutput, frames: FrameBatch, step: int) -> dict[str, Tensor]:
         """Patches of the face with the lips hidden; in long mode also the lips alone."""
         if self.perceptual is None or step <= self.steps - self.config.lpips_last:
             return {}
         key, lips = self.head.key("green"), frames.lip_mask()
+        color, target = face_pair(image.color, frames, key, self.ignores_hair(step))
         size = draw_patch_size(self.config.lpips_patch, color.shape[-1], self.generator)
         shown = self.perceptual.patches(losses.paint(color, lips, key), losses.paint(target, lips, key), size)
         terms = {"lpips": self.config.losses.lpips * shown}
@@ -138,6 +143,10 @@ class MouthStage(BranchStage):
         """Whether only colours and the aligner learn, on black."""
         return step > self.steps - self.config.freeze_last
 
+    def key(self, step: int) -> Key:
+        """Colour behind the mouth."""
+        return "black" if self.frozen(step) else "green"
+
     def mode(self, step: int) -> Mode:
         """The mouth alone on its key, the hook's rank drawn anew."""
         low, high = HOOK_RANKS
@@ -145,20 +154,24 @@ class MouthStage(BranchStage):
             face=False,
             aligned=step > self.config.align_from,
             hook_rank=int(self.generator.integers(low, high + 1)),
-            key="black" if self.frozen(step) else "green",
+            key=self.key(step),
         )
+
+    def photometric_term(self, mouth: BranchRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """The mouth against its target."""
+        pair = mouth_pair(mouth.image.color, frames, self.head.key(self.key(step)))
+        return {"photometric": losses.photometric(*pair, self.config.losses.dssim)}
 
     def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
         """Photometric and alpha terms, and the aligner's offset."""
         assert render.mouth is not None and render.mouth.motion is not None
         mouth, weights = render.mouth, self.config.losses
-        key = self.head.key("black" if self.frozen(step) else "green")
-        color, target = mouth_pair(mouth.image.color, frames, key)
-        terms = {"photometric": losses.photometric(color, target, weights.dssim)}
+        terms = self.photometric_term(mouth, frames, step)
         terms["alpha"] = weights.alpha * losses.alpha_coverage(mouth.image.alpha, frames.lip_mask())
         if mouth.motion.offset is not None:
             terms["motion"] = weights.motion * mouth.motion.offset.abs().mean()
         if self.perceptual is not None and step > self.steps - self.config.lpips_last:
+            color, target = mouth_pair(mouth.image.color, frames, self.head.key(self.key(step)))
             size = draw_patch_size(self.config.lpips_patch, color.shape[-1], self.generator)
             terms["lpips"] = weights.lpips * self.perceptual.patches(color, target, size)
         return terms

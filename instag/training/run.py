@@ -1,35 +1,46 @@
-"""One adaptation from a subject to an avatar: face, mouth, fuse."""
+"""Whole runs: a subject to an avatar (face, mouth, fuse), and several videos to universal fields (face, mouth)."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from instag.avatar import save_avatar
-from instag.build import build_face, build_mouth
+from instag.build import build_face, build_face_motion, build_mouth, build_mouth_motion, build_personal
 from instag.camera import scene_extent
 from instag.config import Config, TrainingConfig, to_dict
 from instag.data.dataset import SubjectDataset
 from instag.data.split import Split
+from instag.fields.structure import GaussianField
 from instag.files import write_json
-from instag.head import TalkingHead
+from instag.head import FaceBranch, MouthBranch, TalkingHead
 from instag.metrics.lpips import load_lpips
 from instag.training.adapt import FaceStage, MouthStage
 from instag.training.fuse import FuseStage
 from instag.training.initial import initial_structure
+from instag.training.pretrain import pretrain_stage, scaled_config
 from instag.training.stage import Subject
-from instag.training.trainer import train
+from instag.training.trainer import Stage, train
+from instag.universal import Universal
+from instag.version import __version__
 
-logger = logging.getLogger(__name__)
 AVATAR = "avatar.safetensors"
+UNIVERSAL = "universal.safetensors"
 
 
 def adapt(
-    dataset: SubjectDataset, split: Split, folder: Path, config: Config, device: str, progress: bool = True
+    dataset: SubjectDataset,
+    split: Split,
+    folder: Path,
+    config: Config,
+    universal: Universal | None,
+    device: str,
+    progress: bool = True,
 ) -> Path:
     """Learn a person's head from the training part of a subject.
 
@@ -38,43 +49,112 @@ def adapt(
         split: which frames train and which test.
         folder: of the run; logs, checkpoints and `avatar.safetensors` go here. An interrupted run continues.
         config: settings.
+        universal: pre-trained motion fields, or None to learn them from this subject alone.
         device: "cpu" or "cuda".
         progress: show bars.
 
     Returns:
         The avatar's path.
     """
-    torch.manual_seed(config.training.seed)
+    training, model = config.training, config.model
+    if universal is None:  # nothing is pre-trained, so there is nothing to be careful with during the warm-up
+        stages = {name: replace(getattr(training, name), warmup_rate=1.0) for name in ("face", "mouth")}
+        training = replace(training, **stages)
+    else:
+        universal.require(model, dataset.norm)
+    torch.manual_seed(training.seed)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", to_dict(config))
-    training, model = config.training, config.model
-    # Nothing is pre-trained here, so there is nothing to be careful with during the warm-up.
-    training = replace(
-        training,
-        face=replace(training.face, warmup_rate=1.0),
-        mouth=replace(training.mouth, warmup_rate=1.0),
-    )
     face, mouth = (
-        initial_structure(name, stage, model.sh_degree, dataset, split.train, training.seed)
-        for name, stage in (("face", training.face), ("mouth", training.mouth))
+        initial_structure(name, getattr(training, name), model.sh_degree, dataset, split.train, training.seed)
+        for name in ("face", "mouth")
     )
-    head = TalkingHead(build_face(model, face), build_mouth(model, mouth)).to(device)
+    head = TalkingHead(build_face(model, face), build_mouth(model, mouth))
+    if universal is not None:
+        universal.load_into(head)
+    head.to(device)
     subject = training_subject(dataset, split.train, training, device)
     perceptual = load_lpips(device)
-    identity = {"configuration": to_dict(config), "subject": dataset.id, "frames": split.train.tolist()}
-
+    origin = None if universal is None else dict(universal.provenance)
+    identity = {
+        "configuration": to_dict(config),
+        "subject": dataset.id,
+        "frames": split.train.tolist(),
+        "universal weights": origin,
+    }
     for stage in (FaceStage, MouthStage, FuseStage):
-        train(
-            stage(head, subject, training, perceptual),
-            folder,
-            identity,
-            training.log_interval,
-            training.checkpoint_interval,
-            progress,
-        )
+        part = stage(head, subject, training, perceptual)
+        _train(part, folder, identity, training, progress)
     path = folder / AVATAR
-    save_avatar(path, head, dataset, split, model, to_dict(config))
+    save_avatar(path, head, dataset, split, model, {"configuration": to_dict(config), "universal": origin})
     return path
+
+
+def pretrain(
+    datasets: Sequence[SubjectDataset], folder: Path, config: Config, device: str, progress: bool = True
+) -> Path:
+    """Learn the universal motion fields from several people (METHOD.md section 5): face, then mouth.
+
+    Args:
+        datasets: one video each, of different people; first `config.pretrain.max_frames` frames are used.
+        folder: of the run; logs, checkpoints and `universal.safetensors` go here. An interrupted run continues.
+        config: settings; step counts are scaled to the number of videos.
+        device: "cpu" or "cuda".
+        progress: show bars.
+
+    Returns:
+        Path of the universal fields (EMA weights).
+    """
+    training, model = config.training, replace(config.model, aligner=False, sh_degree=config.pretrain.sh_degree)
+    settings = scaled_config(config.pretrain, len(datasets))
+    torch.manual_seed(training.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", to_dict(config))
+    used = [np.arange(min(len(dataset), settings.max_frames)) for dataset in datasets]
+    pairs = list(zip(datasets, used, strict=True))
+    subjects = [training_subject(dataset, indices, training, device) for dataset, indices in pairs]
+    identity = {
+        "configuration": to_dict(config),
+        "subjects": {dataset.id: len(indices) for dataset, indices in pairs},
+    }
+
+    def structures(name: str) -> list[GaussianField]:
+        stage = getattr(settings, name)
+        return [
+            initial_structure(name, stage, model.sh_degree, dataset, indices, training.seed + i).to(device)
+            for i, (dataset, indices) in enumerate(pairs)
+        ]
+
+    def personal(name: str) -> nn.Module | None:
+        return build_personal(model, name).to(device) if settings.personalized else None
+
+    motion = build_face_motion(model).to(device)
+    heads = [TalkingHead(FaceBranch(s, motion, None, personal("face")).to(device)) for s in structures("face")]
+    face = pretrain_stage("face", heads, subjects, motion, training, settings)
+    _train(face, folder, identity, training, progress)
+
+    motion = build_mouth_motion(model).to(device)
+    for head, structure in zip(heads, structures("mouth"), strict=True):
+        # The hook reads the trained universal field alone, at this video's own face Gaussians.
+        head.face = FaceBranch(head.face.structure, face.average)
+        head.mouth = MouthBranch(structure, motion, None, personal("mouth")).to(device)
+    mouth = pretrain_stage("mouth", heads, subjects, motion, training, settings)
+    _train(mouth, folder, identity, training, progress)
+
+    path = folder / UNIVERSAL
+    Universal(
+        face={name: t.cpu() for name, t in face.average.state_dict().items()},
+        mouth={name: t.cpu() for name, t in mouth.average.state_dict().items()},
+        extractor=model.extractor,
+        hash_ranges=model.hash_ranges,
+        norm=datasets[0].norm,
+        provenance={**identity, "version": __version__},
+    ).save(path)
+    return path
+
+
+def _train(stage: Stage, folder: Path, identity: dict, training: TrainingConfig, progress: bool) -> None:
+    train(stage, folder, identity, training.log_interval, training.checkpoint_interval, progress)
 
 
 def training_subject(dataset: SubjectDataset, indices: np.ndarray, training: TrainingConfig, device: str) -> Subject:

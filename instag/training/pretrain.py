@@ -1,0 +1,242 @@
+"""Identity-free pre-training (paper section 3.2, METHOD.md section 5): one universal field, k videos.
+
+Each video is a subject with a structure field and a personalised field of its own; all share the universal field. A
+step draws one video and one frame; the clocks are global.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from instag import losses
+from instag.camera import Camera
+from instag.config import PretrainConfig, StageConfig, TrainingConfig, scale_clocks
+from instag.data.frame import FrameBatch
+from instag.data.sampling import PRETRAINING_WINDOWS, Curriculum, face_curriculum, mouth_curriculum
+from instag.fields.motion import Deformation
+from instag.fields.structure import GaussianField
+from instag.head import HeadRender, Mode, TalkingHead
+from instag.schedule import ema_decay, pretraining_factor
+from instag.training.adapt import HAIR_CYCLE, FaceStage, MouthStage
+from instag.training.optimizers import GroupedOptimizer
+from instag.training.stage import BranchStage, Subject, field_optimizer
+from instag.training.targets import is_key_colored
+
+MOUTH_KEY = (20.0, 235.0)  # of 255: a key-coloured mouth Gaussian in pre-training
+TOP_PERCENTILE = 95.0  # of AU25: wide open; the maximum, since AU25 is clipped there
+Rivals = Callable[[], Sequence[nn.Module]]  # personalised fields of the other videos, for the contrast
+
+
+class PretrainFace(FaceStage):
+    """The face of one video."""
+
+    def __init__(
+        self, head: TalkingHead, subject: Subject, training: TrainingConfig, pretrain: PretrainConfig, number: int,
+        fields: GroupedOptimizer, rivals: Rivals,
+    ):  # fmt: skip
+        self.pretrain, self.rivals = pretrain, rivals
+        training = replace(training, face=pretrain.face, long=True)
+        super().__init__(head, subject, training, None, f"face{number}", fields)
+
+    def curriculum(self) -> Curriculum:
+        """The narrower windows of pre-training."""
+        config, statistics = self.config, self.subject.dataset.statistics_of(self.subject.indices)
+        steps = self.steps - self.pretrain.late_steps
+        return face_curriculum(statistics, steps, config.warmup, config.curriculum_interval, PRETRAINING_WINDOWS)
+
+    def mode(self, step: int) -> Mode:
+        """The bare structure during the warm-up, then U + D_i."""
+        moving = step > self.config.static_steps
+        return Mode(mouth=False, moving=moving, attention=moving, key="green")
+
+    def ignores_hair(self, step: int) -> bool:
+        """Six of seven steps."""
+        return step % HAIR_CYCLE != 0
+
+    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """As in adaptation, with D_i's magnitudes, both fields' attention and the contrast."""
+        assert render.face is not None
+        if render.face.motion is None:
+            return self.photometric_term(render.face, frames, step)
+        terms = super().losses(render, frames, step)
+        personal = render.face.motion.personal
+        if personal is not None:
+            size = losses.magnitude(personal.d_mean, personal.d_rotation, personal.d_opacity, personal.d_scale)
+            terms["motion_personal"] = self.config.losses.motion * size
+        return terms | contrast_term(self, personal, frames, self.rivals(), frames.condition.expression)
+
+    def field_factor(self, step: int) -> float:
+        """0.5^(i/S), late 0.1^(i/total)."""
+        return pretraining_factor(step, self.steps, self.pretrain.late_steps)
+
+
+class PretrainMouth(MouthStage):
+    """The mouth of one video."""
+
+    def __init__(
+        self, head: TalkingHead, subject: Subject, training: TrainingConfig, pretrain: PretrainConfig, number: int,
+        fields: GroupedOptimizer, rivals: Rivals,
+    ):  # fmt: skip
+        self.pretrain, self.rivals = pretrain, rivals
+        training = replace(training, mouth=pretrain.mouth, long=True)
+        super().__init__(head, subject, training, None, f"mouth{number}", fields)
+
+    def curriculum(self) -> Curriculum:
+        """Wide-open mouths, then slowly down to the lower quartile."""
+        config, statistics = self.config, self.subject.dataset.statistics_of(self.subject.indices)
+        steps = self.steps - self.pretrain.late_steps
+        return mouth_curriculum(statistics, steps, config.warmup, config.curriculum_interval, TOP_PERCENTILE)
+
+    def mode(self, step: int) -> Mode:
+        """The bare structure during the warm-up, then U + D_i; the hook's rank is fixed."""
+        return Mode(face=False, moving=step > self.config.static_steps, key="green")
+
+    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """As in adaptation, with the motion's magnitudes and the contrast."""
+        assert render.mouth is not None
+        motion = render.mouth.motion
+        if motion is None:
+            return self.photometric_term(render.mouth, frames, step)
+        terms = super().losses(render, frames, step)
+        sizes = [motion.total.d_mean, motion.universal.d_rotation]
+        if motion.personal is not None:
+            sizes += [motion.personal.d_mean, motion.personal.d_rotation]
+        terms["motion"] = self.config.losses.motion * losses.magnitude(*sizes)
+        rivals = self.rivals()
+        if rivals:  # one at random; the face is contrasted with all
+            rivals = [rivals[int(self.generator.integers(len(rivals)))]]
+        return terms | contrast_term(self, motion.personal, frames, rivals)
+
+    def field_factor(self, step: int) -> float:
+        """0.5^(i/S), late 0.1^(i/total)."""
+        return pretraining_factor(step, self.steps, self.pretrain.late_steps)
+
+    def removal(self, structure: GaussianField, camera: Camera, step: int) -> Tensor:
+        """Key-coloured Gaussians."""
+        return is_key_colored(structure.colors(camera.centers[0]), *MOUTH_KEY)
+
+
+def contrast_term(
+    part: PretrainFace | PretrainMouth,
+    personal: Deformation | None,
+    frames: FrameBatch,
+    rivals: Sequence[nn.Module],
+    *driver: Tensor,
+) -> dict[str, Tensor]:
+    """Negative contrast of this video's motion with the other videos' at the same points and conditions."""
+    weight = part.pretrain.contrast
+    if personal is None or not rivals or weight == 0:
+        return {}
+    means = part.branch.structure.means.detach()
+    with torch.no_grad():
+        others = [field(means, frames.condition.audio, *driver).d_mean for field in rivals]
+    return {"contrast": weight * losses.negative_contrast(personal.d_mean, others)}
+
+
+class PretrainStage:
+    """All videos of one branch, behind the interface of one stage.
+
+    Args:
+        name: "face" or "mouth".
+        parts: one per video; they share `motion` and its optimiser.
+        motion: the universal field.
+        seed: of the draw of videos.
+    """
+
+    def __init__(self, name: str, parts: Sequence[BranchStage], motion: nn.Module, seed: int):
+        self.name = name
+        self.parts = parts
+        self.motion = motion
+        self.steps = parts[0].steps
+        self.generator = np.random.default_rng([seed, *name.encode()])
+        self.average = copy.deepcopy(motion).requires_grad_(False)
+        self.updates = 0
+        self.active = parts[0]
+
+    def draw(self, step: int) -> FrameBatch:
+        """One video, one frame, both uniform."""
+        self.active = self.parts[int(self.generator.integers(len(self.parts)))]
+        return self.active.draw(step)
+
+    def render(self, frames: FrameBatch, step: int) -> HeadRender:
+        """The drawn video's head."""
+        return self.active.render(frames, step)
+
+    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+        """The drawn video's terms."""
+        return self.active.losses(render, frames, step)
+
+    def update(self, render: HeadRender, frames: FrameBatch, step: int) -> None:
+        """The drawn video's update, then the moving average of the universal field."""
+        self.active.update(render, frames, step)
+        decay = ema_decay(self.updates)
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.motion.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+        self.updates += 1
+
+    def measures(self) -> Mapping[str, float]:
+        """Gaussians of all videos."""
+        return {"gaussians": sum(len(part.branch.structure) for part in self.parts)}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All parts; the shared field is in each of them, and saved once."""
+        tensors = {f"average.{name}": t for name, t in self.average.state_dict().items()}
+        documents = []
+        for i, part in enumerate(self.parts):
+            own, document = part.state()
+            shared = ("fields.", "branch.motion.")
+            tensors |= {f"{i}/{name}": t for name, t in own.items() if i == 0 or not name.startswith(shared)}
+            documents.append(document)
+        return tensors, {
+            "parts": documents,
+            "generator": self.generator.bit_generator.state,
+            "updates": self.updates,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        shared = {k[2:]: v for k, v in tensors.items() if k.startswith(("0/fields.", "0/branch.motion."))}
+        for i, (part, own) in enumerate(zip(self.parts, document["parts"], strict=True)):
+            prefix = f"{i}/"
+            part.restore(shared | {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}, own)
+        self.average.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
+        self.generator.bit_generator.state = document["generator"]
+        self.updates = document["updates"]
+
+
+def pretrain_stage(
+    name: str,
+    heads: Sequence[TalkingHead],
+    subjects: Sequence[Subject],
+    motion: nn.Module,
+    training: TrainingConfig,
+    pretrain: PretrainConfig,
+) -> PretrainStage:
+    """The stage of one branch over all videos, whose heads share `motion`."""
+    kind = PretrainFace if name == "face" else PretrainMouth
+    fields = field_optimizer(motion)
+    branches = [head.face if name == "face" else head.mouth for head in heads]
+
+    personal = [branch.personal for branch in branches if branch is not None and branch.personal is not None]
+
+    def rivals(i: int) -> Rivals:
+        return lambda: [field for field in personal if field is not parts[i].branch.personal]
+
+    pairs = enumerate(zip(heads, subjects, strict=True))
+    parts = [kind(head, subject, training, pretrain, i, fields, rivals(i)) for i, (head, subject) in pairs]
+    return PretrainStage(name, parts, motion, training.seed)
+
+
+def scaled_config(pretrain: PretrainConfig, videos: int) -> PretrainConfig:
+    """Step counts for another number of videos: they grow with k."""
+    factor = videos / pretrain.videos
+    stages: dict[str, StageConfig] = {name: scale_clocks(getattr(pretrain, name), factor) for name in ("face", "mouth")}
+    return replace(pretrain, **stages, late_steps=round(pretrain.late_steps * factor), videos=videos)
