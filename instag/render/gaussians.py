@@ -76,7 +76,7 @@ def render_branch(
         camera.world_to_camera,
         camera.focal,
         key,
-        RasterSettings(camera.width, camera.height, structure.active_sh_degree),
+        RasterSettings(camera.width, camera.height, structure.active_sh_degree, detach_extra=True),
         extra=motion.attention_maps() if motion and attention else None,
         means2d=projected,
     )

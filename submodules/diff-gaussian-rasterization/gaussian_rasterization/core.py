@@ -98,7 +98,7 @@ def rasterize(
     if name == "cuda":
         from .cuda import rasterize_cuda
 
-        return rasterize_cuda(*arguments, background, settings, extra, means2d)
+        return rasterize_cuda(*arguments, background, settings, extra, means2d, detach_extra=settings.detach_extra)
 
     projection = project(*arguments, settings, extra, means2d)
     if name == "numba":

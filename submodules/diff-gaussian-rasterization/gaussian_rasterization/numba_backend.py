@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .projection import ALPHA_MAX, ALPHA_MIN, DEPTH, GEOMETRY, TRANSMITTANCE_MIN, Projection
+from .projection import ALPHA_MAX, ALPHA_MIN, DEPTH, FEATURES, GEOMETRY, TRANSMITTANCE_MIN, Projection
 from .settings import TILE, RasterSettings
 
 PIXELS = TILE * TILE
@@ -241,8 +241,13 @@ def _blend(records, starts, listed, work, tiles_x, tiles_y, workers, image, fina
 
 
 @parallel
-def _blend_backward(records, starts, listed, slot_of, work, tiles_x, tiles_y, workers, image, final, last, slots):
-    """Fill `slots` [I, 13 + E] with the gradient of each pair; `image` [B, 8 + E, H, W] holds that of the images."""
+def _blend_backward(
+    records, starts, listed, slot_of, work, tiles_x, tiles_y, workers, valued, image, final, last, slots
+):
+    """Fill `slots` [I, 13 + E] with the gradient of each pair; `image` [B, 8 + E, H, W] holds that of the images.
+
+    Only the first `valued` features move geometry and opacity.
+    """
     channels = records.shape[1] - GEOMETRY
     height, width = final.shape[1:]
     all_upstream = np.empty((workers, channels + 1, PIXELS), f32)
@@ -272,7 +277,7 @@ def _blend_backward(records, starts, listed, slot_of, work, tiles_x, tiles_y, wo
                 weight, push = state[3, begin:end], state[4, begin:end]
                 _falloff(splat, x_of, y_of, push)
                 value[:] = upstream[channels, begin:end]  # of alpha, a feature that is 1 everywhere
-                for channel in range(channels):
+                for channel in range(valued):
                     _add_scaled(value, record[GEOMETRY + channel], upstream[channel, begin:end])
                 _composite_backward(
                     record[5], np.int32(position), value, stop[begin:end], running, behind, push, weight
@@ -308,6 +313,7 @@ class _Blend(torch.autograd.Function):
         _blend(flat, starts, listed, work, *grid, numba.get_num_threads(), image, final, last)
         ctx.saved = (flat, starts, listed, slot_of, work, grid, owners, final, last)
         ctx.shape = records.shape
+        ctx.valued = FEATURES if settings.detach_extra else columns - GEOMETRY
         return torch.from_numpy(image)
 
     @staticmethod
@@ -317,7 +323,7 @@ class _Blend(torch.autograd.Function):
         slots = np.zeros((len(listed), flat.shape[1]), f32)
         image = upstream.contiguous().numpy()
         workers = numba.get_num_threads()
-        _blend_backward(flat, starts, listed, slot_of, work, *grid, workers, image, final, last, slots)
+        _blend_backward(flat, starts, listed, slot_of, work, *grid, workers, ctx.valued, image, final, last, slots)
         gradient = np.zeros_like(flat)
         _gather(slots, owners, gradient)
         return torch.from_numpy(gradient).view(ctx.shape), None, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .projection import ALPHA_MAX, ALPHA_MIN, DEPTH, GEOMETRY, TRANSMITTANCE_MIN, Projection
+from .projection import ALPHA_MAX, ALPHA_MIN, DEPTH, FEATURES, GEOMETRY, TRANSMITTANCE_MIN, Projection
 from .settings import TILE, RasterSettings
 
 PIXELS_AT_ONCE = 4096
@@ -29,6 +29,13 @@ def blend_weights(
     return torch.where(after >= TRANSMITTANCE_MIN, alpha * before, 0.0)
 
 
+def blend_features(weights: Tensor, records: Tensor, settings: RasterSettings) -> Tensor:
+    """Weights [..., P, L] times the features of records [..., L, 13 + E], then alpha: [..., P, 9 + E]."""
+    features, extra = records[..., GEOMETRY : GEOMETRY + FEATURES], records[..., GEOMETRY + FEATURES :]
+    extra_weights = weights.detach() if settings.detach_extra else weights
+    return torch.cat([weights @ features, extra_weights @ extra, weights.sum(-1, keepdim=True)], -1)
+
+
 def blend(projection: Projection, settings: RasterSettings) -> Tensor:
     """[B, 8 + E, H, W]: the blended features (r g b, depth, normal, extra), then alpha."""
     views = zip(projection.records, projection.radii, projection.tiles, strict=True)
@@ -43,7 +50,7 @@ def _blend_view(records: Tensor, radii: Tensor, tiles: Tensor, settings: RasterS
     for pixels in torch.arange(settings.width * settings.height, device=records.device).split(PIXELS_AT_ONCE):
         x, y = pixels % settings.width, pixels // settings.width
         weights = blend_weights(records, _reaches(tiles, x, y, settings), x, y)  # [P, n]
-        rows.append(torch.cat([weights @ records[:, GEOMETRY:], weights.sum(-1, keepdim=True)], -1))
+        rows.append(blend_features(weights, records, settings))
     return torch.cat(rows).T.unflatten(-1, (settings.height, settings.width))
 
 

@@ -32,6 +32,8 @@ class RasterSettings:
     """Which pixels a Gaussian may reach: all where its alpha is at least 1/255, or the tiles within three sigma."""
     near: float = NEAR
     """Gaussians at camera depth <= near are not drawn; world units, > 0."""
+    detach_extra: bool = False
+    """The extra channels' gradient reaches the extra attributes alone, not geometry and opacity."""
 
     @property
     def tiles_x(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .projection import DEPTH, GEOMETRY, Projection
-from .reference import blend_weights
+from .reference import blend_features, blend_weights
 from .settings import TILE, RasterSettings
 
 CHUNK_ELEMENTS = 1 << 20  # (pixel, Gaussian) pairs blended at once
@@ -91,4 +91,4 @@ def _blend_chunk(records: Tensor, lists: TileLists, chunk: tuple[int, int, int],
     x = tile % settings.tiles_x * TILE + pixel % TILE  # [t, 256]
     y = tile // settings.tiles_x * TILE + pixel // TILE
     weights = blend_weights(seen, listed[:, None], x, y)
-    return torch.cat([weights @ seen[..., GEOMETRY:], weights.sum(-1, keepdim=True)], -1)
+    return blend_features(weights, seen, settings)
