@@ -88,12 +88,25 @@ def component_filter(mask: np.ndarray, keep: Callable[[np.ndarray, np.ndarray], 
     return dropped[components] if dropped.any() else np.zeros(mask.shape, bool)
 
 
+def coarse_component_filter(mask: np.ndarray, keep: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """`component_filter` seen on every second pixel each way: four times faster, blind to what is one pixel thin.
+
+    Areas given to `keep` are in px of the full picture.
+    """
+    dropped = component_filter(mask[::2, ::2], lambda components, areas: keep(components, 4 * areas))
+    if not dropped.any():
+        return np.zeros(mask.shape, bool)
+    height, width = mask.shape
+    full = np.repeat(np.repeat(dropped.astype(np.uint8), 2, axis=0), 2, axis=1)[:height, :width]
+    return mask & (cv2.dilate(full, box(1)) > 0)
+
+
 def strongest(scores: np.ndarray) -> np.ndarray:
-    """Index of the largest of C channels, uint8 [H, W] from float32 [H, W, C]; the first where equal."""
+    """Index of the largest of C channels, uint8 [H, W] from [H, W, C]; the first where equal."""
     planes = cv2.split(scores)
     best, index = planes[0], np.zeros(planes[0].shape, np.uint8)
     for k, plane in enumerate(planes[1:], 1):
-        index[plane > best] = k
+        np.copyto(index, k, where=plane > best)
         best = cv2.max(best, plane)
     return index
 

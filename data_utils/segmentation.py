@@ -30,6 +30,7 @@ from instag.data_utils.face_points import (
 from instag.data_utils.head_plane import HeadPlane, JawLine, JawShift, geometric_prior
 from instag.data_utils.image_ops import (
     box,
+    coarse_component_filter,
     component_filter,
     fill_from_nearest,
     guided_filter,
@@ -221,7 +222,8 @@ class Parser:
         view = _view(frame, alpha, landmarks, plane)
         posterior = _posterior(view, self.jaw, self.prior, self.colours)
         posterior = tidy(posterior, view.alpha > 0.5, view.landmarks[NOSE_BRIDGE])
-        large = cv2.resize(posterior, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        bytes_each = cv2.convertScaleAbs(posterior, alpha=255)  # fine enough to compare, and fast to enlarge
+        large = cv2.resize(bytes_each, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         labels = strongest(large) + np.uint8(Label.HEAD)
         labels[alpha < 0.5] = Label.BACKGROUND
         labels = remove_specks(cv2.medianBlur(labels, 5))
@@ -331,6 +333,6 @@ def remove_specks(labels: np.ndarray) -> np.ndarray:
     """Islands of the person and holes in it smaller than SPECK_PX become what is nearest to them."""
     least = SPECK_PX * (len(labels) / 512) ** 2
     person = labels != Label.BACKGROUND
-    specks = component_filter(person, lambda _, areas: areas >= least)
-    specks |= component_filter(~person, lambda _, areas: areas >= least)
+    specks = coarse_component_filter(person, lambda _, areas: areas >= least)
+    specks |= coarse_component_filter(~person, lambda _, areas: areas >= least)
     return fill_from_nearest(labels, specks)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from instag.data_utils.image_ops import (
+    coarse_component_filter,
     component_filter,
     fill_from_nearest,
     guided_filter,
@@ -63,6 +64,21 @@ def test_component_filter_drops_what_keep_refuses():
     corner[17, 17] = True
     assert component_filter(mask, lambda c, n: touched(c, corner, len(n)))[2, 2]
     assert not component_filter(np.zeros_like(mask), lambda _, n: n > 0).any()
+
+
+def test_coarse_component_filter_agrees_on_what_is_not_thin():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((97, 64), bool)
+    for row in range(0, 90, 9):
+        for column in range(0, 60, 9):
+            height, width = rng.integers(2, 8, 2)
+            mask[row : row + height, column : column + width] = True
+    exact = component_filter(mask, lambda _, areas: areas >= 8)
+    coarse = coarse_component_filter(mask, lambda _, areas: areas >= 8)
+    assert (exact != coarse).mean() < 0.02
+    for keep in (True, False):
+        found = coarse_component_filter(mask, lambda _, areas, keep=keep: np.full(len(areas), keep))
+        np.testing.assert_array_equal(found, mask & (not keep))
 
 
 def test_fill_from_nearest_takes_the_nearest():
