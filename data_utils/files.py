@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -31,7 +31,8 @@ def replacing(path: Path) -> Iterator[Path]:
         reason = error.strerror or error
         raise DataError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it is mostly in its place by now
+            partial.unlink()
 
 
 def write_image(path: Path, picture: np.ndarray) -> None:

@@ -33,7 +33,7 @@ from instag.data_utils.pictures import read_labels, write_images, write_labels, 
 from instag.data_utils.pose import fit_poses
 from instag.data_utils.priors import camera_mesh, rasterize_mesh
 from instag.data_utils.segmentation import fit_parser
-from instag.data_utils.video import FrameReader, iterate_frames, probe, read_all, square_crop
+from instag.data_utils.video import SHORTEST_CLIP, FrameReader, iterate_frames, probe, read_all, square_crop
 from instag.errors import DataError
 from instag.media import VideoWriter
 
@@ -47,6 +47,8 @@ KEY_FRAMES = FPS  # one a second
 # --- the steps ----------------------------------------------------------------------------------------------------
 def _video(job: Job) -> None:
     info = probe(job.clip)
+    if 0 < info.seconds < SHORTEST_CLIP:
+        raise DataError(f"{job.clip}: {info.seconds:.1f} s long, {SHORTEST_CLIP:.0f} s are needed; give a longer clip")
     seconds = info.seconds if job.limit_seconds is None else min(info.seconds, job.limit_seconds)
     sampled = iterate_frames(job.clip, CROP_SAMPLES_PER_SECOND, seconds or job.limit_seconds)
     with FaceTracker() as tracker:
@@ -192,6 +194,13 @@ STEPS = (
         lambda job: {"clip": file_hash(job.clip), "size": job.size, "limit": job.limit_seconds},
     ),
     Step("audio", ("video",), _audio, lambda job: [job.folder.audio]),
+    Step(
+        "features",
+        ("audio",),
+        _features,
+        lambda job: [job.folder.root / get_extractor(job.extractor).files[0]],
+        lambda job: {"extractor": job.extractor, "norm": job.norm},
+    ),
     Step("landmarks", ("video",), _landmarks, lambda job: [job.work.landmarks, job.work.person]),
     Step(
         "pose",
@@ -213,13 +222,6 @@ STEPS = (
         ],
     ),
     Step("action_units", ("pose",), _action_units, lambda job: [job.folder.action_units]),
-    Step(
-        "features",
-        ("audio",),
-        _features,
-        lambda job: [job.folder.root / get_extractor(job.extractor).files[0]],
-        lambda job: {"extractor": job.extractor, "norm": job.norm},
-    ),
     Step("tracks", ("pose",), _tracks, lambda job: [job.folder.tracks]),
     Step(
         "pack",

@@ -16,6 +16,7 @@ from instag.errors import DataError, InstagError
 
 DEFAULTS = {"size": 512, "limit_seconds": None, "extractor": "phone-mel", "norm": "file"}
 SMALLEST_SIZE = 64
+SHORTEST_LIMIT = 2.0  # seconds
 
 
 def process(
@@ -54,13 +55,15 @@ def process(
     clip, folder = Path(clip), SubjectFolder(Path(folder))
     if size is not None and (size < SMALLEST_SIZE or size % 2):
         raise DataError(f"size {size}: the pictures' side must be even and at least {SMALLEST_SIZE} px; take 512")
-    if limit_seconds is not None and limit_seconds <= 0:
-        raise DataError(f"limit of {limit_seconds} s: must be positive")
+    if limit_seconds is not None and limit_seconds < SHORTEST_LIMIT:
+        raise DataError(f"limit of {limit_seconds} s: at least {SHORTEST_LIMIT:.0f} s of a clip are needed")
     if not clip.is_file():
         raise DataError(f"{clip}: no such file; give the path of a video")
     if clip.resolve() in (folder.frames.resolve(), folder.plates.resolve()):
         raise DataError(f"{clip}: this name is needed for a result; rename the clip")
     try:
+        from instag.audio.norm import check_mode
+        from instag.data.audio import get_extractor
         from instag.data_utils.job import Job, run_steps
         from instag.data_utils.manifest import Manifest
         from instag.data_utils.pipeline import STEPS
@@ -76,6 +79,8 @@ def process(
     if steps is None:
         before = before | {"limit_seconds": None}
     settings = {name: value or before.get(name) or DEFAULTS[name] for name, value in asked.items()}
+    get_extractor(settings["extractor"])
+    check_mode(settings["norm"])
     manifest.facts["settings"] = settings
     manifest.save()  # a folder that cannot be written is found out before the work
     try:

@@ -12,10 +12,10 @@ import numpy as np
 from safetensors.numpy import save_file
 from scipy.io import wavfile
 
-from instag.audio.features import extract
+from instag.audio.features import READY_ONLY, extract
 from instag.audio.io import read_audio
 from instag.camera import head_pose_to_camera, opencv_to_opengl
-from instag.data.audio import get_extractor
+from instag.data.audio import get_extractor, load_features
 from instag.data.layout import FPS, SAMPLE_RATE, SubjectFolder
 from instag.data_utils.face_points import to_68_points
 from instag.data_utils.files import replacing
@@ -36,8 +36,14 @@ def write_audio(folder: SubjectFolder, clip: Path, frames: int) -> None:
 
 
 def write_features(folder: SubjectFolder, extractor: str, norm: str, frames: int) -> None:
-    """Features of aud.wav [frames, W, D] and, beside them, their normalisation."""
+    """Features of aud.wav [frames, W, D] and, beside them, their normalisation.
+
+    Of an extractor that we cannot run, a ready file is accepted.
+    """
     kind = get_extractor(extractor)
+    if extractor in READY_ONLY and any((folder.root / name).is_file() for name in kind.files):
+        load_features(folder.root, extractor)
+        return
     features, constants = extract(folder.audio, extractor, norm, frames)
     with replacing(folder.root / kind.norm_file) as partial:
         partial.write_text(constants.to_json(), encoding="utf-8")
