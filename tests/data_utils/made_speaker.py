@@ -37,14 +37,11 @@ class MadeSpeaker:
     translation_cm: np.ndarray
     room: np.ndarray
     plate: Plate | None = None
+    focal: float = 0.0
 
     @property
     def count(self) -> int:
         return len(self.frames)
-
-    @property
-    def focal(self) -> float:
-        return 2.25 * self.size
 
     def frame(self, i: int) -> np.ndarray:
         return self.frames[i]
@@ -88,6 +85,7 @@ def make_speaker(size: int, count: int, extras: tuple[str, ...] = ()) -> MadeSpe
         np.tile(np.eye(3, dtype=np.float32), (count, 1, 1)),
         np.zeros((count, 3), np.float32),
         room,
+        focal=2.25 * size,
     )
     for i in range(count):
         sway = np.array([1.2 * np.sin(0.9 * i), 0.4 * np.sin(1.7 * i)])
