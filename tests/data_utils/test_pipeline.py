@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pool_jobs
@@ -13,7 +14,7 @@ from instag.data.dataset import SubjectDataset
 from instag.data.layout import FPS, LABEL_COLORS, SAMPLE_RATE, TRACKS, Label, SubjectFolder
 from instag.data_utils import pictures, pipeline
 from instag.data_utils.clip import ClipView
-from instag.data_utils.files import read_image
+from instag.data_utils.files import read_image, write_image
 from instag.data_utils.process import main, process
 from instag.data_utils.split import main as split_main
 from instag.data_utils.workers import FramePool
@@ -113,8 +114,6 @@ def test_started_again_it_does_nothing(subject, clip):
 @pytest.fixture
 def begun(subject, clip, tmp_path, monkeypatch):
     """A run that died in the middle of the segmentation, after 30 frames."""
-    import shutil
-
     folder = SubjectFolder(tmp_path / "anna")
     shutil.copytree(subject.root, folder.root)
     manifest = json.loads(folder.manifest.read_text())
@@ -138,13 +137,22 @@ def test_a_killed_run_goes_on_where_it_stopped(begun, subject, clip):
     np.testing.assert_array_equal(read_image(begun.torso(9)), read_image(subject.torso(9)))
 
 
-def test_one_step_alone_makes_the_later_ones_stale(begun, clip):
-    process(clip, begun.root, steps=["action_units"])  # size and limit as before
+def test_one_step_alone_makes_the_later_ones_stale(subject, clip, tmp_path):
+    folder = SubjectFolder(tmp_path / "anna")
+    shutil.copytree(subject.root, folder.root)
+    process(clip, folder.root, steps=["action_units"])  # size and limit as before
+    process(clip, folder.root, steps=["background"])
+    assert {step for step, mark in marks(folder).items() if mark["done"]} == {
+        *("video", "audio", "features", "landmarks", "pose", "background", "action_units", "tracks")
+    }
     with pytest.raises(DataError, match="'torso' needs 'segmentation'"):
-        process(clip, begun.root, steps=["torso"])
-    process(clip, begun.root, steps=["background"])
-    done = {step for step, mark in marks(begun).items() if mark["done"]}
-    assert done == {"video", "audio", "landmarks", "pose", "background", "action_units", "features", "tracks"}
+        process(clip, folder.root, steps=["torso"])
+
+
+def test_labels_survive_their_colours(tmp_path):
+    folder, labels = SubjectFolder(tmp_path), np.arange(len(Label), dtype=np.uint8).repeat(20).reshape(10, -1)
+    write_image(folder.parsing(0), LABEL_COLORS[labels])
+    np.testing.assert_array_equal(pictures.read_labels(folder, 0), labels)
 
 
 def test_a_step_that_fails_is_run_again(subject, clip, tmp_path, monkeypatch):

@@ -183,6 +183,17 @@ def test_sound_is_as_long_as_the_pictures(tmp_path, seconds):
     assert np.corrcoef(sound[2000:30000], expected[2000:30000])[0, 1] > 0.99
 
 
+def test_sound_lies_beside_the_pictures(tmp_path):
+    seconds = 30  # more than FFmpeg itself waits for the other stream
+    with VideoWriter(tmp_path / "talk.mp4", 25, 16, audio=(np.zeros(seconds * 16000), 16000)) as writer:
+        for i in range(seconds * 25):
+            writer.write(np.full((16, 16, 3), i % 200, np.uint8))
+    with av.open(str(writer.path)) as container:
+        packets = sorted((packet.pos, packet.stream.type) for packet in container.demux() if packet.size)
+    share = np.cumsum([kind == "audio" for _, kind in packets]) / sum(kind == "audio" for _, kind in packets)
+    assert np.abs(share - np.linspace(0, 1, len(share))).max() < 0.15
+
+
 def test_nothing_is_left_after_an_error(tmp_path, clip):
     before = clip.read_bytes()
     with pytest.raises(ZeroDivisionError), VideoWriter(clip, 25, SIZE) as writer:
