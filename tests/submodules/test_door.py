@@ -86,7 +86,7 @@ def test_torch_recomputes_what_it_cannot_keep(monkeypatch: pytest.MonkeyPatch) -
 
     scene = random_scene(gaussians=100)
     kept = draw(scene, "torch", gradients=True)[1]
-    monkeypatch.setattr(tiled, "CHUNK_ELEMENTS", 1 << 14)
+    monkeypatch.setattr(tiled, "CHUNK_ELEMENTS_CPU", 1 << 14)
     monkeypatch.setattr(tiled, "KEPT_ELEMENTS", 0)
     recomputed = draw(scene, "torch", gradients=True)[1]
     for name, gradient in kept.items():

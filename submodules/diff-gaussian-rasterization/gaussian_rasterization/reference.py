@@ -30,7 +30,7 @@ def blend_weights(
 
 
 def blend_features(weights: Tensor, records: Tensor, settings: RasterSettings) -> Tensor:
-    """Weights [..., P, L] times the features of records [..., L, 13 + E], then alpha: [..., P, 9 + E]."""
+    """Weights [..., P, L] times the features of records [..., L, 13 + E], then alpha: [..., P, 8 + E]."""
     features, extra = records[..., GEOMETRY : GEOMETRY + FEATURES], records[..., GEOMETRY + FEATURES :]
     extra_weights = weights.detach() if settings.detach_extra else weights
     return torch.cat([weights @ features, extra_weights @ extra, weights.sum(-1, keepdim=True)], -1)

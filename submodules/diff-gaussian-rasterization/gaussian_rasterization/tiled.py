@@ -12,7 +12,8 @@ from .projection import DEPTH, GEOMETRY, Projection
 from .reference import blend_features, blend_weights
 from .settings import TILE, RasterSettings
 
-CHUNK_ELEMENTS = 1 << 20  # (pixel, Gaussian) pairs blended at once
+CHUNK_ELEMENTS = 1 << 22  # (pixel, Gaussian) pairs blended at once: few launches on a GPU ...
+CHUNK_ELEMENTS_CPU = 1 << 17  # ... and operands that stay in the cache on a CPU
 KEPT_ELEMENTS = 1 << 24  # beyond this many pairs in all, the backward pass recomputes chunks instead of storing them
 
 
@@ -50,7 +51,8 @@ def blend(projection: Projection, settings: RasterSettings) -> Tensor:
     lists = tile_lists(projection, settings)
     views, _, width = projection.records.shape
     records = projection.records.flatten(0, 1)
-    chunks = _chunks(lists.counts.tolist()) or [(0, 0, 0)]  # with nothing to draw, still a (zero) gradient
+    limit = CHUNK_ELEMENTS_CPU if records.device.type == "cpu" else CHUNK_ELEMENTS
+    chunks = _chunks(lists.counts.tolist(), limit) or [(0, 0, 0)]  # with nothing to draw, still a (zero) gradient
     pairs = sum((stop - start) * length for start, stop, length in chunks) * TILE * TILE
     recompute = pairs > KEPT_ELEMENTS and torch.is_grad_enabled()
     blended = []
@@ -68,11 +70,11 @@ def blend(projection: Projection, settings: RasterSettings) -> Tensor:
     return image[..., : settings.height, : settings.width]
 
 
-def _chunks(counts: list[int]) -> list[tuple[int, int, int]]:
-    """Cut tiles, longest list first, into (start, stop, longest list) of at most CHUNK_ELEMENTS pairs, one at least."""
+def _chunks(counts: list[int], limit: int) -> list[tuple[int, int, int]]:
+    """Cut tiles, longest list first, into (start, stop, longest list) of at most `limit` pairs, one tile at least."""
     chunks, start = [], 0
     while start < len(counts):
-        stop = min(len(counts), start + max(1, CHUNK_ELEMENTS // (counts[start] * TILE * TILE)))
+        stop = min(len(counts), start + max(1, limit // (counts[start] * TILE * TILE)))
         chunks.append((start, stop, counts[start]))
         start = stop
     return chunks
