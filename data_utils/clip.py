@@ -75,7 +75,8 @@ def write_person_masks(path: Path, masks: Iterable[np.ndarray]) -> None:
     """Store masks, uint8 [h, w], for `PersonMasks`; atomic."""
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         for i, mask in enumerate(masks):
-            archive.writestr(f"{i}.png", cv2.imencode(".png", mask, PNG_FAST)[1].tobytes())
+            member = zipfile.ZipInfo(f"{i}.png")  # without the time of day: the same clip gives the same file
+            archive.writestr(member, cv2.imencode(".png", mask, PNG_FAST)[1].tobytes())
 
 
 class ClipView:

@@ -35,6 +35,12 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def remove_leavings(root: Path) -> None:
+    """Delete what killed runs left half-written below a folder."""
+    for path in root.rglob(".*.partial.*"):
+        path.unlink(missing_ok=True)
+
+
 def write_image(path: Path, picture: np.ndarray) -> None:
     """Write uint8 [H, W], [H, W, 3] RGB or [H, W, 4] RGBA as PNG or JPEG, by the ending of the name."""
     if picture.ndim == 3:  # OpenCV writes BGR(A)

@@ -64,6 +64,7 @@ def process(
     try:
         from instag.audio.norm import check_mode
         from instag.data.audio import get_extractor
+        from instag.data_utils.files import remove_leavings
         from instag.data_utils.job import Job, run_steps
         from instag.data_utils.manifest import Manifest
         from instag.data_utils.pipeline import STEPS
@@ -82,6 +83,7 @@ def process(
     get_extractor(settings["extractor"])
     check_mode(settings["norm"])
     manifest.facts["settings"] = settings
+    remove_leavings(folder.root)
     manifest.save()  # a folder that cannot be written is found out before the work
     try:
         with FramePool(workers) as pool:

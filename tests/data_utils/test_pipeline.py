@@ -123,6 +123,7 @@ def begun(subject, clip, tmp_path, monkeypatch):
     folder.manifest.write_text(json.dumps(manifest))
     for i in range(30, FRAMES):
         folder.parsing(i).unlink()
+    folder.parsing(30).with_name(".30.123.partial.png").write_bytes(b"half")
     return folder
 
 
@@ -131,6 +132,7 @@ def test_a_killed_run_goes_on_where_it_stopped(begun, subject, clip):
     finished = begun.parsing(40)
     process(clip, begun.root, size=SIZE, workers=1)
     assert begun.parsing(3).stat().st_mtime_ns == kept
+    assert not list(begun.root.rglob("*partial*"))
     assert finished.read_bytes() == subject.parsing(40).read_bytes()
     assert begun.frames.stat().st_mtime_ns == subject.frames.stat().st_mtime_ns  # copied with its time, not made again
     assert all(mark["done"] for mark in marks(begun).values())
