@@ -29,13 +29,13 @@ class Scene:
 
 
 def random_scene(
-    gaussians: int = 300,
-    size: tuple[int, int] = (50, 41),
+    gaussians: int = 160,
+    size: tuple[int, int] = (40, 35),
     views: int = 2,
     degree: int = 2,
     extra: int = 2,
     extent: str = "exact",
-    scale: float = 0.06,
+    scale: float = 0.08,
     seed: int = 0,
 ) -> Scene:
     """A cloud seen from around: of all shapes, some behind the near plane or outside, some faint, some saturated."""

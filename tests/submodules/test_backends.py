@@ -20,11 +20,11 @@ SCENES = {
     "many shapes": {},
     "one tile": dict(size=(16, 16), views=1, gaussians=80),
     "less than a tile": dict(size=(5, 3), gaussians=40),
-    "tall, no extra, flat colour": dict(size=(20, 70), extra=0, degree=0),
-    "four extra attributes, degree 3": dict(extra=4, degree=3, gaussians=150),
+    "tall, no extra, flat colour": dict(size=(10, 50), extra=0, degree=0),
+    "four extra attributes, degree 3": dict(extra=4, degree=3, gaussians=80),
     "huge splats": dict(gaussians=40, scale=0.8, views=1),
-    "tiny splats": dict(gaussians=400, scale=0.005),
-    "opaque wall": dict(gaussians=500, scale=0.2, size=(33, 33), views=1),
+    "tiny splats": dict(gaussians=200, scale=0.005),
+    "opaque wall": dict(gaussians=300, scale=0.2, size=(33, 33), views=1),
 }
 
 
@@ -82,7 +82,7 @@ def test_degenerate(backend: str, extent: str, missing: str) -> None:
         scene.tensors["quaternions"][:, ::2] = 0
     assert_like_the_oracle(scene, backend)
     output, _ = draw(scene, backend)
-    assert output.color.shape == (2, 3, 41, 50)
+    assert output.color.shape == (2, 3, 35, 40)
     if missing != "no quaternion":
         background = scene.background[..., None, None].expand_as(output.color)
         assert relative_error(output.color, background) < 1e-6
