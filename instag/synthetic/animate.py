@@ -117,16 +117,19 @@ class Rig:
     def place(self, vertices: np.ndarray, rotation: np.ndarray, translation: np.ndarray, distance: float) -> np.ndarray:
         """Return vertices [V, 3] in camera space (OpenCV axes, cm): the head moves, the torso follows in part."""
         mesh = self._mesh
-        head = move_head(vertices, rotation, translation)
-        body = vertices + translation * TORSO_SHARE
-        neck, torso, hair = mesh.slices["neck"], mesh.slices["torso"], mesh.slices["hair"]
-        placed = head.copy()
-        down = mesh.attribute[neck, 2:3]
-        placed[neck] = _blend(head[neck], body[neck], smooth_step(0, 0.8, down))
-        placed[torso] = body[torso]
+        turn, offset = head_to_camera(rotation, translation, distance)
+        placed = vertices @ turn.T + offset
+
+        def follow(name: str, share: np.ndarray | float) -> None:
+            part = mesh.slices[name]
+            body = to_camera(vertices[part] + translation * TORSO_SHARE, distance)
+            placed[part] = _blend(placed[part], body, share)
+
+        follow("neck", smooth_step(0, 0.8, mesh.attribute[mesh.slices["neck"], 2:3]))
+        follow("torso", 1.0)
         if self._identity.long_hair:  # it lies on the shoulders
-            placed[hair] = _blend(head[hair], body[hair], 0.7 * smooth_step(-3, -13, vertices[hair, 1:2]))
-        return to_camera(placed, distance)
+            follow("hair", 0.7 * smooth_step(-3, -13, vertices[mesh.slices["hair"], 1:2]))
+        return placed
 
 
 def move_head(points: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
@@ -149,7 +152,7 @@ def iris_offset(pose: Articulation) -> np.ndarray:
     return EYE_RADII[2] * np.sin([pose.gaze_x, pose.gaze_y])
 
 
-def _blend(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+def _blend(a: np.ndarray, b: np.ndarray, share: np.ndarray | float) -> np.ndarray:
     return (1 - share) * a + share * b
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 from scipy.ndimage import gaussian_filter
 
 from instag.synthetic.seeds import generator
 
-SIZE = 256
+SIZE = 256  # a power of two
+LAST = SIZE - 1  # also the mask that wraps an index round
 
 
 def _texture(name: str, octaves: list[tuple[float, float]]) -> np.ndarray:
@@ -27,11 +30,10 @@ FINE = _texture("fine", [(1.0, 1), (0.6, 0.8)])
 @njit(cache=True, nogil=True, fastmath=True)
 def sample(texture, row, column):
     """Return the bilinear value at (row, column) in texels, wrapping round."""
-    row, column = row % SIZE, column % SIZE
-    i, j = int(row), int(column)
+    i, j = math.floor(row), math.floor(column)
     a, b = row - i, column - j
-    i, j = i % SIZE, j % SIZE
-    below, right = (i + 1) % SIZE, (j + 1) % SIZE
+    i, j = i & LAST, j & LAST
+    below, right = (i + 1) & LAST, (j + 1) & LAST
     upper = texture[i, j] * (1 - b) + texture[i, right] * b
     lower = texture[below, j] * (1 - b) + texture[below, right] * b
     return upper * (1 - a) + lower * a

@@ -18,7 +18,7 @@ from instag.synthetic.materials import MATERIAL_LABEL
 from instag.synthetic.noise import FINE, grain, sample
 
 FAR = np.float32(1e9)  # depth where nothing was hit
-BAND = 16  # output rows shaded at a time, so that the buffers stay in the cache
+BAND = 64  # output rows shaded at a time, so that the buffers stay small
 KEY, FILL = 0.78, 0.20  # strengths of the two lights
 GRAIN = 1.2  # grey levels
 # Screen-space occlusion, darker where a sample lies behind its surroundings: radii in cm.
@@ -33,11 +33,17 @@ LABEL_NECK, LABEL_MOUTH = int(Label.NECK), int(Label.MOUTH)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
+def _corners(triangles, k):
+    """The three vertices of a triangle as numbers: a view of the row would be reference-counted for every pixel."""
+    return triangles[k, 0], triangles[k, 1], triangles[k, 2]
+
+
+@njit(cache=True, nogil=True, fastmath=True)
 def vertex_normals(vertices, triangles):
     """Return unit normals [V, 3] float32, area-weighted over the triangles of each vertex."""
     normals = np.zeros(vertices.shape, np.float32)
     for k in range(triangles.shape[0]):
-        a, b, c = triangles[k]
+        a, b, c = _corners(triangles, k)
         ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
         vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
@@ -77,7 +83,7 @@ def visible(vertices, pixels, triangles, material, attribute, first_row, depth, 
     depth[:] = FAR
     hit[:] = -1
     for k in range(triangles.shape[0]):
-        i, j, l = triangles[k]  # noqa: E741
+        i, j, l = _corners(triangles, k)  # noqa: E741
         y0, y1, y2 = pixels[i, 1] - first_row, pixels[j, 1] - first_row, pixels[l, 1] - first_row
         top, bottom = max(0, math.ceil(min(y0, y1, y2) - 0.5)), min(height - 1, math.floor(max(y0, y1, y2) - 0.5))
         if top > bottom:
@@ -155,18 +161,20 @@ def geometry(vertices, normals, triangles, material, attribute, focal, size, loo
             if k < 0:
                 continue
             p0, p1 = weights[y, x, 0], weights[y, x, 1]
-            vx, vy, vz = _view(vertices, triangles[k], p0, p1)
-            nx, ny, nz = _facing_normal(normals, triangles[k], p0, p1, vx, vy, vz)
-            if material[k] == SKIN or material[k] == EAR or material[k] == NECK or material[k] == TORSO:
-                if nx * vx + ny * vy + nz * vz > 0:
-                    normal[y, x, 0], normal[y, x, 1], normal[y, x, 2] = nx, ny, nz
-                    valid[y, x] = True
-            u, v, w = _interpolate(attribute, triangles[k], p0, p1)
+            triangle = _corners(triangles, k)
+            vx, vy, vz = _view(vertices, triangle, p0, p1)
+            nx, ny, nz = _facing_normal(normals, triangle, p0, p1, vx, vy, vz)
+            outer = material[k] == SKIN or material[k] == EAR or material[k] == NECK or material[k] == TORSO
+            if outer and nx * vx + ny * vy + nz * vz > 0:
+                normal[y, x, 0], normal[y, x, 1], normal[y, x, 2] = nx, ny, nz
+                valid[y, x] = True
             labels[y, x] = MATERIAL_LABEL[material[k]]
-            if material[k] == LIP_INNER and w > INNER_LIP_DEPTH:
-                labels[y, x] = LABEL_MOUTH
-            elif material[k] == TORSO and paint.above_collar(u, v, look):
-                labels[y, x] = LABEL_NECK
+            if material[k] == LIP_INNER or material[k] == TORSO:  # these two change class within
+                u, v, w = _interpolate(attribute, triangle, p0, p1)
+                if material[k] == LIP_INNER and w > INNER_LIP_DEPTH:
+                    labels[y, x] = LABEL_MOUTH
+                elif material[k] == TORSO and paint.above_collar(u, v, look):
+                    labels[y, x] = LABEL_NECK
     return depth, labels, normal, valid
 
 
@@ -218,7 +226,7 @@ def _light(surface, nx, ny, nz, vx, vy, vz, look):
 @njit(cache=True, nogil=True, fastmath=True)
 def _shade(k, p0, p1, light, vertices, normals, triangles, material, attribute, look):
     """Linear colour of a sample, of which the surroundings let the share `light` through."""
-    triangle = triangles[k]
+    triangle = _corners(triangles, k)
     vx, vy, vz = _view(vertices, triangle, p0, p1)
     nx, ny, nz = _facing_normal(normals, triangle, p0, p1, vx, vy, vz)
     u, v, w = _interpolate(attribute, triangle, p0, p1)

@@ -15,7 +15,7 @@ from instag.synthetic.animate import Rig, head_to_camera, move_head, to_camera
 from instag.synthetic.articulation import Articulation
 from instag.synthetic.identity import Hair, draw_identity
 from instag.synthetic.landmarks import head_landmarks, landmark_vertices
-from instag.synthetic.mesh import build_mesh
+from instag.synthetic.mesh import Mesh, build_mesh
 from instag.synthetic.performance import Performance, perform
 from instag.synthetic.style import draw_style
 
@@ -38,7 +38,7 @@ class Speaker:
         self.identity, self.style = draw_identity(identity_seed, hair), draw_style(style_seed)
 
     @cached_property
-    def mesh(self):
+    def mesh(self) -> Mesh:
         """The person's mesh at rest."""
         return build_mesh(self.identity)
 
@@ -131,7 +131,9 @@ def world_to_camera(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray
 TONE = raster.tone_curve()
 
 
-def _landmarks(speaker, rest, pose, rotation, translation) -> np.ndarray:
+def _landmarks(
+    speaker: Speaker, rest: np.ndarray, pose: Articulation, rotation: np.ndarray, translation: np.ndarray
+) -> np.ndarray:
     """Return the landmarks [K, 3] in camera space, cm."""
     points = head_landmarks(speaker.rig, speaker.landmark_vertices, rest, pose)
     return to_camera(move_head(points, rotation, translation), DISTANCE)

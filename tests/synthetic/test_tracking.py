@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from instag.data_utils.landmarks import FaceTracker, PersonSegmenter
 
+from instag.data_utils.landmarks import FaceTracker, PersonSegmenter
 from instag.synthetic import Speaker, render_frame
 from instag.synthetic.landmarks import MEDIAPIPE, NAMES, openings
 
@@ -44,5 +44,6 @@ def test_tracked_within_the_tolerances(tracked):
     mouth_r = np.corrcoef(gap(13, 14) / gap(33, 263), mouth)[0, 1]
     eye_r = np.corrcoef(sum(gap(a, b) for a, b in EYE_LINES) / gap(33, 263), right + left)[0, 1]
     assert motion < 2.5 and mouth_r > 0.95 and eye_r > 0.90
-    assert np.linalg.norm(error.mean(0), axis=-1).mean() < 0.04 * gap(33, 263).mean()
+    offset = np.linalg.norm(error.mean(0), axis=-1) / gap(33, 263).mean()  # how far the definitions differ
+    assert offset.mean() < 0.04 and offset.max() < 0.12
     assert np.mean(tracked.overlap) > 0.98
