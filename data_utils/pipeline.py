@@ -33,11 +33,12 @@ from instag.data_utils.pictures import read_labels, write_images, write_labels, 
 from instag.data_utils.pose import fit_poses
 from instag.data_utils.priors import camera_mesh, rasterize_mesh
 from instag.data_utils.segmentation import fit_parser
-from instag.data_utils.video import SHORTEST_CLIP, FrameReader, iterate_frames, probe, read_all, square_crop
+from instag.data_utils.video import SHORTEST_CLIP, Crop, FrameReader, iterate_frames, probe, read_all, square_crop
 from instag.errors import DataError
 from instag.media import VideoWriter
 
 CROP_SAMPLES_PER_SECOND = 2.0
+TRACKING_SIZE = 512  # side of the pictures in which the face is tracked, at least where the clip has as much
 LEAST_CROP = 0.75  # of the size asked for: below it the pictures are enlarged noticeably
 FRAMES_CRF = 12
 SHEET_FRAMES = 4  # of the contact sheet, besides the one with the mouth widest open
@@ -81,17 +82,29 @@ def _audio(job: Job) -> None:
     subject_files.write_audio(job.folder, job.clip, job.count)
 
 
+def _tracking_frames(job: Job) -> tuple[Iterator[np.ndarray], int]:
+    """The frames as the networks are to see them, and their side: small pictures are tracked before they are shrunk."""
+    crop = Crop(**job.manifest.facts["crop"])
+    side = min(TRACKING_SIZE, crop.side)
+    if job.size >= side:
+        return read_all(job.folder.frames), job.size
+    frames = iterate_frames(job.clip, FPS, job.limit_seconds)
+    return (crop.apply(frame, side) for frame in frames), side
+
+
 def _landmarks(job: Job) -> None:
     points = []
+    frames, side = _tracking_frames(job)
 
     def masks(tracker: FaceTracker, segmenter: PersonSegmenter) -> Iterator[np.ndarray]:
-        for frame in job.progress(read_all(job.folder.frames), job.count):
+        for frame in job.progress(frames, job.count):
             points.append(tracker(frame))
             yield segmenter(frame)
 
     with FaceTracker() as tracker, PersonSegmenter() as segmenter:
         write_person_masks(job.work.person, masks(tracker, segmenter))
     landmarks, found = collect_landmarks(points)
+    landmarks *= job.size / side
     landmarks = fill_gaps(landmarks, found, str(job.clip))
     if not found.all():
         job.warn(f"no face in {int((~found).sum())} frames; their landmarks are interpolated")
