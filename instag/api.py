@@ -13,10 +13,11 @@ import torch
 
 from instag.avatar import Avatar
 from instag.config import load_config
+from instag.data.audio import find_features
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import PACK_SUFFIX, SubjectFolder
 from instag.errors import DataError, InstagError
-from instag.synthesize import Blink, Poses, synthesize
+from instag.synthesize import Blink, Poses, choose_poses, synthesize
 from instag.training.run import AVATAR, adapt, pretrain
 from instag.universal import find_universal
 
@@ -41,6 +42,46 @@ def resolve_device(device: str) -> str:
     if index >= torch.cuda.device_count():
         raise InstagError(f"--device {device}: {torch.cuda.device_count()} GPU(s) here; use --device cpu")
     return name
+
+
+def make_features(source: Path, output: Path | None, extractor: str, mode: str) -> tuple[Path, int]:
+    """Audio features of a sound file, or of a subject folder, whose packed file is then written anew.
+
+    Args:
+        source: sound or video file, or subject folder.
+        output: the `.npy` to write; None for a subject folder, which names its own files.
+        extractor: kind of features (`instag.data.audio.EXTRACTORS`).
+        mode: their normalisation, "file" or "running".
+
+    Returns:
+        Path of the features and their number of frames.
+
+    Raises:
+        InstagError: unreadable sound, a folder that is no subject, a missing or superfluous `output`.
+    """
+    if source.is_dir():
+        if output is not None:
+            raise InstagError(f"{output}: a subject folder names its own feature file; leave the second path out")
+        return _subject_features(SubjectFolder(source), extractor, mode)
+    if output is None:
+        raise InstagError(f"{source}: no name for its features; give one that ends in .npy")
+    from instag.audio.features import extract, save_features
+
+    features, norm = extract(source, extractor, mode=mode)
+    save_features(output, features, norm)
+    return output, len(features)
+
+
+def _subject_features(folder: SubjectFolder, extractor: str, mode: str) -> tuple[Path, int]:
+    from instag.data.pack import write_pack
+    from instag.data_utils.subject_files import write_features
+
+    with SubjectDataset.open(folder.root, extractor=None) as dataset:
+        frames = len(dataset)
+    write_features(folder, extractor, mode, frames)
+    if folder.pack.is_file():
+        write_pack(folder)
+    return find_features(folder.root, extractor), frames
 
 
 def adapt_subject(
@@ -143,6 +184,8 @@ def find_subjects(corpus: Path, ids: Sequence[str] = ()) -> list[Path]:
 
 def _remove_run(folder: Path) -> None:
     """Delete an earlier run, and nothing that is not one."""
+    if not folder.is_dir():
+        raise InstagError(f"{folder}: cannot be written, it is a file; choose another output folder")
     if any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise InstagError(f"{folder} is no run of instag: choose another output folder instead of overwriting it")
     shutil.rmtree(folder)
@@ -185,15 +228,18 @@ def evaluate_avatar(
     avatar: Path,
     subject: Path,
     output: Path,
-    part: Literal["test", "train"] = "test",
+    part: Literal["test", "train", "all"] = "test",
     dilate: bool = False,
     device: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """Measure an avatar on its subject, self-driven. See `instag.metrics.evaluate.evaluate_avatar`."""
+    """Measure an avatar on its subject, self-driven. See `instag.metrics.evaluate.evaluate_avatar`.
+
+    `part` "all" takes every frame of the subject: another take of the same person.
+    """
     from instag.metrics.evaluate import evaluate_avatar as measure
 
     person = load_avatar(avatar, device)
     with SubjectDataset.open(subject, size=person.size, extractor=person.model.extractor) as dataset:
-        indices = person.split.test if part == "test" else person.split.train
+        indices = choose_poses(person.split, len(dataset), part)
         return measure(person, dataset, indices, output, dilate=dilate, part=part, progress=progress)

@@ -4,35 +4,51 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, Union
 
 import tyro
 
+from instag.cli_help import DESCRIPTION, LESSONS
 from instag.errors import InstagError
+from instag.version import __version__
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # as shells count a SIGINT
+
+
+class Verb(Protocol):
+    """One command: its fields are its arguments."""
+
+    def run(self) -> None:
+        """Do it."""
+
+
 Assignments = Annotated[
     tuple[str, ...], tyro.conf.arg(name="set", metavar="SECTION.NAME=VALUE"), tyro.conf.UseAppendAction
 ]
+# tyro takes `_` for `-`, so that --N_views, --audio_extractor, --all_for_train are understood as the field spells them.
+AS_BEFORE, FROM_PRESET = "(default: as before in this folder", "(default: the preset's)"
+Views = Annotated[int | None, tyro.conf.arg(aliases=("--N-views",), help_behavior_hint=FROM_PRESET)]
+PresetNumber = Annotated[int | None, tyro.conf.arg(help_behavior_hint=FROM_PRESET)]
+PresetName = Annotated[str | None, tyro.conf.arg(help_behavior_hint=FROM_PRESET)]
 
 
 @dataclass
 class Process:
-    """Video -> subject folder: pose, masks, background, torso, action units, audio features, and one packed file."""
+    """Video -> subject folder and one packed file."""
 
     clip: tyro.conf.Positional[Path]
     """Portrait video with sound, a few seconds or more."""
     folder: tyro.conf.Positional[Path]
     """Where the subject goes, e.g. data/anna. Started again, it continues where it stopped."""
-    size: int = 512
+    size: Annotated[int | None, tyro.conf.arg(help_behavior_hint=f"{AS_BEFORE}, else 512)")] = None
     """Side of the square pictures, px."""
-    seconds: float | None = None
+    seconds: Annotated[float | None, tyro.conf.arg(help_behavior_hint="(default: all)")] = None
     """Use only the first seconds of the clip."""
-    audio_extractor: str = "phone-mel"
+    audio_extractor: Annotated[str | None, tyro.conf.arg(help_behavior_hint=f"{AS_BEFORE}, else phone-mel)")] = None
     """Audio features to make."""
     overwrite: bool = False
     """Make every step anew."""
@@ -54,29 +70,45 @@ class Process:
 
 @dataclass
 class Features:
-    """Audio file or subject folder -> audio features."""
+    """Sound -> audio features, into a file or into a subject folder."""
 
     source: tyro.conf.Positional[Path]
-    """A sound or video file."""
-    output: tyro.conf.Positional[Path]
-    """The .npy to write."""
+    """A sound or video file, or data/<ID>."""
+    output: tyro.conf.Positional[Path | None] = None
+    """The .npy to write; not for a subject folder."""
     audio_extractor: str = "phone-mel"
-    """Kind of features."""
+    """Kind of features: phone-mel, mel, hubert, esperanto; deepspeech and ave are read ready-made."""
     mode: Literal["file", "running"] = "file"
     """Normalisation over the whole file, or running (streaming)."""
 
     def run(self) -> None:
         """Extract features."""
-        from instag.audio.features import extract, save_features
+        from instag.api import make_features
 
-        features, norm = extract(self.source, self.audio_extractor, mode=self.mode)
-        save_features(self.output, features, norm)
-        print(f"{self.output}: {features.shape[0]} frames, {self.audio_extractor}")
+        path, frames = make_features(self.source, self.output, self.audio_extractor, self.mode)
+        print(f"{path}: {frames} frames, {self.audio_extractor}")
+
+
+@dataclass
+class Pack:
+    """Subject folder -> one .instag file, as `instag process` writes it already."""
+
+    folder: tyro.conf.Positional[Path]
+    """data/<ID>."""
+    output: tyro.conf.Positional[Path | None] = None
+    """The file; default data/<ID>/<ID>.instag."""
+
+    def run(self) -> None:
+        """Pack."""
+        from instag.data.layout import SubjectFolder
+        from instag.data.pack import write_pack
+
+        print(write_pack(SubjectFolder(self.folder), self.output))
 
 
 @dataclass
 class Adapt:
-    """Learn a person's talking head from a subject folder or .instag file; writes OUTPUT/avatar.safetensors."""
+    """Learn a person's talking head; writes OUTPUT/avatar.safetensors."""
 
     subject: tyro.conf.Positional[Path]
     """data/<ID> or <ID>.instag."""
@@ -84,26 +116,26 @@ class Adapt:
     """Folder of the run. Started again, an interrupted run continues."""
     preset: str = "adapt"
     """Name of a preset in configs/, or a YAML file."""
-    n_views: int | None = None
-    """Training frames from the start: 125, 250, 500 are 5, 10, 20 s; -1 takes all."""
+    n_views: Views = None
+    """Training frames from the start: 125, 250, 500 are 5, 10, 20 s; -1 takes all of the training part."""
     all_for_train: bool = False
     """Train on the test part too."""
-    audio_extractor: str | None = None
+    audio_extractor: PresetName = None
     """Audio features that drive the head."""
     long: bool = False
     """Settings for minutes of video instead of seconds."""
-    size: int | None = None
+    size: PresetNumber = None
     """Train on pictures of this side, px."""
     device: str = "auto"
     """cpu, cuda, or a GPU's number."""
     universal: str = "shipped"
     """Pre-trained motion fields: shipped, none, or a file."""
-    seed: int | None = None
+    seed: PresetNumber = None
     """Of points, sampling and noise."""
     overwrite: bool = False
     """Start over where the folder holds an earlier run."""
     assignments: Assignments = ()
-    """Any setting of instag/config.py, e.g. --set training.face.iterations=2000."""
+    """Any setting of instag/config.py, with its section; the value is YAML: --set training.face.iterations=2000."""
 
     def run(self) -> None:
         """Adapt."""
@@ -142,14 +174,14 @@ class Pretrain:
     """Subjects to use; default: all."""
     preset: str = "pretrain"
     """Name of a preset in configs/, or a YAML file."""
-    size: int | None = None
+    size: PresetNumber = None
     """Train on pictures of this side, px."""
     device: str = "auto"
     """cpu, cuda, or a GPU's number."""
     overwrite: bool = False
     """Start over where the folder holds an earlier run."""
     assignments: Assignments = ()
-    """Any setting of instag/config.py, e.g. --set pretrain.contrast=0."""
+    """Any setting of instag/config.py, with its section; the value is YAML: --set pretrain.contrast=0."""
 
     def run(self) -> None:
         """Pre-train."""
@@ -178,7 +210,7 @@ class Synthesize:
     audio: tyro.conf.Positional[Path]
     """Sound or video file, or ready features (.npy)."""
     output: tyro.conf.Positional[Path]
-    """The .mp4 to write."""
+    """The .mp4 to write, or a folder for lossless PNGs."""
     poses: Literal["train", "test", "all"] = "all"
     """Part of the clip whose head poses are repeated, forward and back."""
     blink: Literal["clip", "natural"] = "clip"
@@ -203,7 +235,7 @@ class Synthesize:
 
 @dataclass
 class Evaluate:
-    """Render the test part self-driven and measure it: metrics.json, report.html, side_by_side.mp4."""
+    """Render the test part self-driven and measure it."""
 
     avatar: tyro.conf.Positional[Path]
     """avatar.safetensors, or the folder of its run."""
@@ -227,7 +259,7 @@ class Evaluate:
 
 @dataclass
 class Doctor:
-    """What this machine can do: GPU, back ends, optional parts present or how to get them."""
+    """What this machine can do, which optional parts are there, and how to get the others."""
 
     def run(self) -> None:
         """Print the report."""
@@ -238,7 +270,7 @@ class Doctor:
 
 @dataclass
 class Speaker:
-    """Make the video of a procedural speaker (no person): for demos and tests."""
+    """Make the video of a procedural speaker (no person), for demos and tests."""
 
     output: tyro.conf.Positional[Path]
     """The .mp4 to write; exact ground truth goes beside it."""
@@ -260,21 +292,35 @@ class Speaker:
         print(make_clip(self.output, self.identity, self.style, self.sentence, self.seconds, self.size))
 
 
-DESCRIPTION = """A talking 3D head from a few seconds of video.
+VERBS: dict[str, type[Verb]] = {
+    verb.__name__.lower(): verb
+    for verb in (Process, Features, Pack, Pretrain, Adapt, Synthesize, Evaluate, Doctor, Speaker)
+}
+STYLE = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName)
 
-instag process clip.mp4 data/anna; instag adapt data/anna output/anna;
-instag synthesize output/anna speech.wav anna.mp4"""
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `instag` command; `arguments` without the program's name, by default the process's own.
+
+    Raises:
+        SystemExit: 2 for what the user can mend, after one line on stderr; 130 when interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"instag {__version__}")
+        return
+    run_command(parse(arguments).run)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the `instag` command."""
-    program = tyro.cli(
-        Process | Features | Pretrain | Adapt | Synthesize | Evaluate | Doctor | Speaker,
-        prog="instag",
-        args=arguments,
-        description=DESCRIPTION,
-    )
-    run_command(program.run)
+def parse(arguments: Sequence[str]) -> Verb:
+    """The verb with its arguments; prints help or what is wrong with them, and exits, where they are no command."""
+    if arguments and arguments[0] in VERBS:
+        name, *rest = arguments
+        verb = VERBS[name]
+        description = f"{verb.__doc__}\n\n{LESSONS[name]}"
+        return tyro.cli(Annotated[(verb, *STYLE)], prog=f"instag {name}", args=rest, description=description)
+    every = Union[tuple(VERBS.values())]  # noqa: UP007 (built, not written)
+    return tyro.cli(Annotated[(every, *STYLE)], prog="instag", args=arguments, description=DESCRIPTION)
 
 
 def run_command(command: Callable[[], None]) -> None:
