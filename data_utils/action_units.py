@@ -23,7 +23,7 @@ from instag.data_utils.face_points import (
     RIGHT_LID_PAIRS,
     UPPER_INNER_LIP,
 )
-from instag.data_utils.files import replacing
+from instag.files import atomic_path
 
 ACTION_UNITS = ("AU01", "AU02", "AU04", "AU05", "AU06", "AU07", "AU25", "AU45")
 STRONGEST = 5.0
@@ -114,7 +114,7 @@ def write_csv(path: Path, units: Mapping[str, np.ndarray], found: np.ndarray, fp
         fps: frames a second.
     """
     titles = ["frame", " timestamp", " success", *(f" {name}_r" for name in units)]
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(titles)
         for i, success in enumerate(found):

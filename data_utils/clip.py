@@ -16,10 +16,11 @@ import numpy as np
 
 from instag.data.layout import SubjectFolder
 from instag.data_utils.background import Plate
-from instag.data_utils.files import PNG_FAST, read_image, replacing, write_image
+from instag.data_utils.files import PNG_FAST, read_image, write_image
 from instag.data_utils.pose import HeadTrack
 from instag.data_utils.video import FrameReader
 from instag.errors import DataError
+from instag.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class PersonMasks:
 
 def write_person_masks(path: Path, masks: Iterable[np.ndarray]) -> None:
     """Store masks, uint8 [h, w], for `PersonMasks`; atomic."""
-    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_path(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         for i, mask in enumerate(masks):
             member = zipfile.ZipInfo(f"{i}.png")  # without the time of day: the same clip gives the same file
             archive.writestr(member, cv2.imencode(".png", mask, PNG_FAST)[1].tobytes())
@@ -170,5 +171,5 @@ def load_plate(path: Path) -> Plate:
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """`np.savez`, atomic."""
-    with replacing(path) as partial:
+    with atomic_path(path) as partial:
         np.savez(partial, **arrays)

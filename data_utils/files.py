@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from instag.errors import DataError
+from instag.files import PARTIAL, atomic_path
 
 # Twice as fast as OpenCV's default for masks and torso layers, and smaller (512 px: 2 and 5 ms).
 PNG_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
@@ -19,25 +17,9 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 4.12
 JPEG_FINE = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside the given one, with its ending, that takes its place when the block succeeds."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
-    finally:
-        with suppress(OSError):  # it is mostly in its place by now
-            partial.unlink()
-
-
 def remove_leavings(root: Path) -> None:
     """Delete what killed runs left half-written below a folder."""
-    for path in root.rglob(".*.partial.*"):
+    for path in root.rglob(f".*{PARTIAL}.*"):
         path.unlink(missing_ok=True)
 
 
@@ -49,7 +31,7 @@ def write_image(path: Path, picture: np.ndarray) -> None:
     done, data = cv2.imencode(path.suffix, picture, options)
     if not done:
         raise DataError(f"{path}: the picture cannot be encoded")
-    with replacing(path) as partial:
+    with atomic_path(path) as partial:
         partial.write_bytes(data.tobytes())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from instag.data.layout import FORMAT_VERSION
-from instag.data_utils.files import replacing
+from instag.files import atomic_path
 from instag.version import __version__
 
 READ_BYTES = 1 << 20
@@ -47,7 +47,7 @@ class Manifest:
         """Write it, atomically."""
         content = {"format_version": FORMAT_VERSION, "instag": __version__, **self.facts}
         content |= {"steps": self.steps, "warnings": {step: told for step, told in self.warnings.items() if told}}
-        with replacing(self.path) as partial:
+        with atomic_path(self.path) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def is_done(self, step: str, settings: str) -> bool:

@@ -14,9 +14,10 @@ import numpy as np
 from instag.data.layout import LABEL_COLORS, Label, SubjectFolder
 from instag.data_utils.clip import ClipView
 from instag.data_utils.face_points import to_68_points
-from instag.data_utils.files import read_image, replacing, write_image
+from instag.data_utils.files import read_image, write_image
 from instag.data_utils.segmentation import Parser
 from instag.data_utils.torso import compose, torso_layer
+from instag.files import atomic_path
 
 # One bit or two of each channel tell the six colours apart: a table from these bits back to the label.
 _CHANNEL_BITS = (1, 6, 8)
@@ -74,7 +75,7 @@ def write_images(start: int, stop: int, root: Path, version: str) -> None:
         frame = clip.frame(i)
         write_image(folder.image(i), frame)
         points = to_68_points(clip.landmarks[i : i + 1])[0]
-        with replacing(folder.landmarks(i)) as partial:
+        with atomic_path(folder.landmarks(i)) as partial:
             np.savetxt(partial, points, fmt="%.3f")
         person = read_labels(folder, i) != Label.BACKGROUND
         write_image(folder.ground_truth(i), np.where(person[..., None], frame, clip.plate.image))

@@ -18,9 +18,9 @@ from instag.camera import head_pose_to_camera, opencv_to_opengl
 from instag.data.audio import get_extractor, load_features
 from instag.data.layout import FPS, SAMPLE_RATE, SubjectFolder
 from instag.data_utils.face_points import to_68_points
-from instag.data_utils.files import replacing
 from instag.data_utils.pose import HeadTrack
 from instag.data_utils.priors import camera_mesh
+from instag.files import atomic_path
 
 SPLITS = ("train", "val")
 TRAIN_SHARE = 10 / 11  # METHOD.md section 7
@@ -31,7 +31,7 @@ def write_audio(folder: SubjectFolder, clip: Path, frames: int) -> None:
     length = frames * SAMPLE_RATE // FPS
     samples = read_audio(clip)[:length]
     samples = np.pad(samples, (0, length - len(samples)))
-    with replacing(folder.audio) as partial:
+    with atomic_path(folder.audio) as partial:
         wavfile.write(partial, SAMPLE_RATE, np.round(samples * np.iinfo(np.int16).max).astype(np.int16))
 
 
@@ -45,9 +45,9 @@ def write_features(folder: SubjectFolder, extractor: str, norm: str, frames: int
         load_features(folder.root, extractor)
         return
     features, constants = extract(folder.audio, extractor, norm, frames)
-    with replacing(folder.root / kind.norm_file) as partial:
+    with atomic_path(folder.root / kind.norm_file) as partial:
         partial.write_text(constants.to_json(), encoding="utf-8")
-    with replacing(folder.root / kind.files[0]) as partial:
+    with atomic_path(folder.root / kind.files[0]) as partial:
         np.save(partial, features)
 
 
@@ -62,7 +62,7 @@ def write_transforms(folder: SubjectFolder, track: HeadTrack, size: int) -> None
             "cy": size / 2,
             "frames": [{"img_id": i, "aud_id": i, "transform_matrix": poses[i].tolist()} for i in frames],
         }
-        with replacing(folder.transforms(split)) as partial:
+        with atomic_path(folder.transforms(split)) as partial:
             partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
@@ -72,7 +72,7 @@ def write_empty_teeth(folder: SubjectFolder, frames: int, size: int) -> None:
     Other programs of the field insist on the files. They are one file under many names where the disk allows that.
     """
     first = folder.teeth(0)
-    with replacing(first) as partial, partial.open("wb") as file:
+    with atomic_path(first) as partial, partial.open("wb") as file:
         np.save(file, np.zeros((size, size), bool))
     for i in range(1, frames):
         path = folder.teeth(i)
@@ -99,5 +99,5 @@ def write_tracks(
         "action_units": np.stack(list(units.values()), axis=1),
     }
     arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
-    with replacing(folder.tracks) as partial:
+    with atomic_path(folder.tracks) as partial:
         save_file(arrays, partial, metadata={"action_unit_names": ",".join(units)})

@@ -220,6 +220,8 @@ class TrainingConfig:
     """Smallest scene extent, head units: a head that hardly moves would otherwise stop the means from learning."""
     seed: int = 0
     """Of points, sampling and noise."""
+    graph: bool = True
+    """On a GPU, steps are captured once as CUDA graphs and replayed; without, every step is queued call by call."""
     log_interval: int = 50
     """Steps between two lines of the log."""
     checkpoint_interval: int = 2000
@@ -388,7 +390,10 @@ def apply_assignments(config: Config, assignments: Sequence[str]) -> Config:
         key, separator, text = assignment.partition("=")
         if not separator:
             raise ConfigError(f"--set {assignment}: write it as section.name=value")
-        values: Any = yaml.safe_load(text)
+        try:
+            values: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: the value is not valid YAML; close its bracket or quote") from error
         for part in reversed(key.strip().split(".")):
             values = {part: values}
         config = from_dict(Config, values, config)

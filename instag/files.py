@@ -1,4 +1,7 @@
-"""Writing files so that nothing half-written is ever left, and safetensors with JSON beside the tensors."""
+"""Writing files so that nothing half-written is ever left, and safetensors with JSON beside the tensors.
+
+Imports torch only when tensors are read or written: the processes of preprocessing start without it.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,24 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import safetensors
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from instag.errors import CheckpointError, InstagError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PARTIAL = ".partial"  # before the ending of what is being written: `.<stem>.<random>.partial.<suffix>`
 METADATA_KEY = "instag"  # safetensors metadata holds strings only: ours is one JSON document under this key
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+UMASK = _umask()  # read once: it can only be read by setting it, which another thread might see
 
 
 @contextmanager
@@ -27,25 +39,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
         InstagError: where the folder cannot be written.
     """
     path = Path(path)
+    make_folder(path.parent)
+    if path.is_dir():
+        raise InstagError(f"{path}: cannot be written, it is a folder; give the name of a file")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise InstagError(f"cannot write {path}: it is a folder; give the name of a file")
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=PARTIAL + path.suffix)
     except OSError as error:
-        raise InstagError(f"cannot write {path}: {error.strerror}; choose another output folder") from error
+        raise InstagError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's files are private; what we write is not
+        temporary.chmod(0o666 & ~UMASK)  # mkstemp's files are private; what we write is not
         os.replace(temporary, path)
     except OSError as error:
-        raise InstagError(f"cannot write {path}: {error.strerror}; free space or choose another folder") from error
+        reason = error.strerror or error
+        raise InstagError(f"{path}: cannot be written ({reason}); free space or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Raises:
+        InstagError: naming what is in the way.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InstagError(f"{path}: cannot be written, a file is in its way; choose another output folder") from error
+    except OSError as error:
+        raise InstagError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,6 +86,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors and a JSON document into one safetensors file."""
+    from safetensors.torch import save_file
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(plain, str(temporary), metadata={METADATA_KEY: json.dumps(metadata)})
@@ -76,6 +103,9 @@ def load_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
     Raises:
         CheckpointError: missing, damaged, or not ours.
     """
+    import safetensors
+    from safetensors.torch import load_file
+
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{what} {path} does not exist: check the path")

@@ -17,7 +17,7 @@ from instag.config import Config, TrainingConfig, to_dict
 from instag.data.dataset import SubjectDataset
 from instag.data.split import Split
 from instag.fields.structure import GaussianField
-from instag.files import write_json
+from instag.files import make_folder, write_json
 from instag.head import FaceBranch, MouthBranch, TalkingHead
 from instag.metrics.lpips import load_lpips
 from instag.training.adapt import FaceStage, MouthStage
@@ -63,7 +63,7 @@ def adapt(
     else:
         universal.require(model, dataset.norm)
     torch.manual_seed(training.seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(folder / "config.json", to_dict(config))
     face, mouth = (
         initial_structure(name, getattr(training, name), model.sh_degree, dataset, split.train, training.seed)
@@ -108,7 +108,7 @@ def pretrain(
     training, model = config.training, replace(config.model, aligner=False, sh_degree=config.pretrain.sh_degree)
     settings = scaled_config(config.pretrain, len(datasets))
     torch.manual_seed(training.seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(folder / "config.json", to_dict(config))
     used = [np.arange(min(len(dataset), settings.max_frames)) for dataset in datasets]
     pairs = list(zip(datasets, used, strict=True))
@@ -154,7 +154,7 @@ def pretrain(
 
 
 def _train(stage: Stage, folder: Path, identity: dict, training: TrainingConfig, progress: bool) -> None:
-    train(stage, folder, identity, training.log_interval, training.checkpoint_interval, progress)
+    train(stage, folder, identity, training.log_interval, training.checkpoint_interval, progress, training.graph)
 
 
 def training_subject(dataset: SubjectDataset, indices: np.ndarray, training: TrainingConfig, device: str) -> Subject:

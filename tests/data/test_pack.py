@@ -111,7 +111,7 @@ def test_writing_is_whole_or_not_at_all(make_subject, tmp_path):
 
 def test_place_that_cannot_be_written_is_one_clear_line(made_subject, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InstagError, match="cannot write"):
+    with pytest.raises(InstagError, match="cannot be written"):
         write_pack(SubjectFolder(made_subject), tmp_path / "file" / "x.instag")
 
 
