@@ -32,7 +32,8 @@ class Mode:
     """Whether the motion aligner, where there is one, takes part."""
     attention: bool = False
     """Draw the face's attention maps."""
-    hook_rank: int = HOOK_RANK
+    hook_rank: int | Tensor = HOOK_RANK
+    """See `hook_displacement`."""
     key: Key = "black"
 
 

@@ -10,18 +10,25 @@ HOOK_UNIT = 100.0  # phi is in hundredths of a head unit
 VERTICAL = 1  # world y
 
 
-def hook_displacement(d_mean: Tensor, rank: int = HOOK_RANK) -> Tensor:
+HIGHEST_RANK = 50  # that may be asked for by a tensor
+
+
+def hook_displacement(d_mean: Tensor, rank: int | Tensor = HOOK_RANK) -> Tensor:
     """phi = 100 {max, min, max - min} of the face's vertical motion, detached from the face.
 
     Args:
         d_mean: [B, N, 3] face motion, head units.
-        rank: k; "max" is the k-th largest and "min" the k-th smallest over the Gaussians (at most N).
+        rank: k; "max" is the k-th largest and "min" the k-th smallest over the Gaussians (at most N). A tensor [1] of
+            at most HIGHEST_RANK stays on its device, so that a captured step may be replayed with another rank.
 
     Returns:
         [B, 3].
     """
     vertical = HOOK_UNIT * d_mean.detach()[..., VERTICAL]  # [B, N]
-    rank = min(rank, vertical.shape[1])
-    highest = vertical.topk(rank, dim=1).values[:, -1]
-    lowest = vertical.topk(rank, dim=1, largest=False).values[:, -1]
+    most = min(HIGHEST_RANK if isinstance(rank, Tensor) else rank, vertical.shape[1])
+    highest, lowest = (vertical.topk(most, dim=1, largest=largest).values for largest in (True, False))  # [B, most]
+    if isinstance(rank, Tensor):
+        wanted = rank.clamp(max=most) - 1
+        highest, lowest = highest.index_select(1, wanted), lowest.index_select(1, wanted)
+    highest, lowest = highest[:, -1], lowest[:, -1]
     return torch.stack([highest, lowest, highest - lowest], 1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from instag import kernels
 from instag.fields.audio import AUDIO_FEATURES, AudioEncoder
 from instag.fields.encoding import MLP, REFERENCE_FACE, REFERENCE_MOUTH, GridRange, TriPlaneEncoding
 
@@ -101,10 +102,16 @@ class FaceMotionField(nn.Module):
     def forward(self, x: Tensor, audio_window: Tensor, expression: Tensor) -> Deformation:
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W] and expression [B, 6] (0..5, blink 0..2)."""
         points = self.encoding(x)  # [N, 36]
-        w, v = self.audio_weights(points), self.eye_weights(points)  # [N, 32], [N, 6]
         audio = self.audio(audio_window)  # [B, 32]
         upper_face, blink = expression.split([EXPRESSION - 1, 1], 1)
-        gain = torch.cat([points.new_ones(len(audio), points.shape[1]), audio, self.expression(upper_face), blink], 1)
+        driver = torch.cat([self.expression(upper_face), blink], 1)  # [B, 6]
+        if kernels.usable(points, audio):
+            from instag.kernels.motion_head import fits  # needs the `gpu` extra
+
+            if fits(points.device, points.shape[1], len(self.decoder.layers[0].weight)):
+                return self._fused(points, audio, driver)
+        w, v = self.audio_weights(points), self.eye_weights(points)  # [N, 32], [N, 6]
+        gain = torch.cat([points.new_ones(len(audio), points.shape[1]), audio, driver], 1)
         h = self.decoder.gated(torch.cat([points, w, v], 1), gain)  # [B, N, 11]
         d_mean, d_rotation, d_opacity, d_scale = h.split(FACE_OUTPUTS, -1)
         return Deformation(
@@ -115,6 +122,16 @@ class FaceMotionField(nn.Module):
             audio_attention=attention_map(w, len(audio)),
             eye_attention=attention_map(v, len(audio)),
         )
+
+    def _fused(self, points: Tensor, audio: Tensor, driver: Tensor) -> Deformation:
+        """The networks behind the encoding in one kernel: points [N, 36], audio [B, 32], driver [B, 6]."""
+        from instag.kernels.motion_head import HeadWeights, motion_head_cuda
+
+        networks = (self.audio_weights, self.eye_weights, self.decoder)
+        weights = HeadWeights(*(layer.weight for network in networks for layer in network.layers))
+        head = motion_head_cuda(points, audio, driver, weights)
+        maps = [length[:, None].expand(len(audio), -1, -1) for length in (head.audio_length, head.eye_length)]
+        return Deformation(head.d_mean, head.d_rotation, head.d_opacity, head.d_scale, *maps)
 
 
 class MouthMotionField(nn.Module):

@@ -10,6 +10,7 @@ from instag.kernels import modules
 
 SEGMENTS = 8  # tensors per launch
 THREADS = 256
+STATES = 3  # of a parameter: step, exp_avg, exp_avg_sq
 VALUES_PER_THREAD = 4  # below the largest tensor's size, threads loop
 FILE = "adam.cu"
 
@@ -49,7 +50,7 @@ class FusedAdam(torch.optim.Optimizer):
         if self._rates is None or len(self._rates) != len(rows):
             self._rates = values.to(self.param_groups[0]["params"][0].device)
         else:
-            self._rates.copy_(values)
+            self._rates.copy_(values, non_blocking=True)  # staged by the driver: the host does not wait
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
@@ -72,6 +73,8 @@ class FusedAdam(torch.optim.Optimizer):
 
     def _state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         state = self.state[parameter]
+        if len(state) < STATES and loader.is_capturing(parameter.device):
+            raise loader.KernelError("FusedAdam: a parameter's first step in a capture; run the step eagerly before")
         if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         for moment in ("exp_avg", "exp_avg_sq"):

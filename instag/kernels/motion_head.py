@@ -64,6 +64,15 @@ def motion_head_cuda(
     return HeadOutput(*_MotionHead.apply(features.contiguous(), audio.contiguous(), expression.contiguous(), *weights))
 
 
+def fits(device: torch.device, point_features: int, hidden: int) -> bool:
+    """Whether the kernels serve these sizes on this GPU (not before sm_80: a block's shared memory is too small)."""
+    return (
+        point_features == POINT_FEATURES
+        and hidden in HIDDEN
+        and _backward_bytes(hidden, 4, frames=1) <= modules.shared_memory_limit(device)
+    )
+
+
 def warps_per_block(device: torch.device, hidden: int) -> int:
     """8, or 4 where 8 warps' exchange does not fit into a block's shared memory."""
     limit = modules.shared_memory_limit(device)

@@ -73,17 +73,32 @@ class DensityControl:
         self.removal = removal
         self.statistics = Statistics.zeros(len(structure), structure.means.device)
 
+    def counts(self, step: int) -> bool:
+        """Whether gradients of this step (from 1) are recorded."""
+        return step < self.last
+
+    def decides(self, step: int) -> bool:
+        """Whether `decide` may change anything in this step."""
+        return step % self.config.interval == 0
+
     @torch.no_grad()
-    def after_backward(self, render: BranchRender, camera: Camera, step: int) -> bool:
-        """Record the step's gradients and act where the step (from 1) is a multiple of the interval.
+    def record(self, render: BranchRender) -> None:
+        """Add a step's screen-space gradients, in place."""
+        assert render.projected is not None and render.projected.grad is not None
+        norms = render.projected.grad.norm(dim=-1)  # [B, N]
+        seen = render.image.radii > 0
+        self.statistics.gradient += (norms * seen).sum(0)
+        self.statistics.visible += seen.sum(0)
+
+    @torch.no_grad()
+    def decide(self, camera: Camera, step: int) -> bool:
+        """Act on what was recorded, where the step is a multiple of the interval.
 
         Returns:
             Whether parameters were replaced.
         """
         config = self.config
-        if step < self.last:
-            self._record(render)
-        if step % config.interval:
+        if not self.decides(step):
             return False
         changed = False
         if config.start < step < self.last:
@@ -95,16 +110,10 @@ class DensityControl:
             changed |= self._keep(~self.removal(self.structure, camera, step))
         return changed
 
-    def _record(self, render: BranchRender) -> None:
-        assert render.projected is not None and render.projected.grad is not None
-        norms = render.projected.grad.norm(dim=-1)  # [B, N]
-        seen = render.image.radii > 0
-        self.statistics.gradient += (norms * seen).sum(0)
-        self.statistics.visible += seen.sum(0)
-
     def _densify(self) -> bool:
         mean = self.statistics.gradient / self.statistics.visible.clamp_min(1)
-        self.statistics = Statistics.zeros(len(self.structure), mean.device)
+        self.statistics.gradient.zero_()  # in place: captured steps go on recording there
+        self.statistics.visible.zero_()
         chosen = mean >= self.config.gradient_threshold
         if self.config.max_gaussians is not None:
             room = self.config.max_gaussians - len(self.structure)

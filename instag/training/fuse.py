@@ -13,10 +13,11 @@ from instag import losses
 from instag.config import TrainingConfig
 from instag.data.frame import FrameBatch
 from instag.data.sampling import FrameSampler
+from instag.fields.hook import HOOK_RANK
 from instag.head import HeadRender, Mode, TalkingHead
 from instag.metrics.lpips import LPIPS
 from instag.training.optimizers import GroupedOptimizer
-from instag.training.stage import SH_REST_SHARE, Subject, draw_patch_size
+from instag.training.stage import SH_REST_SHARE, Choice, Plan, StepInputs, Subject, draw_patch_size
 
 
 class FuseStage:
@@ -39,6 +40,7 @@ class FuseStage:
         self.subject = subject
         self.perceptual = perceptual
         self.generator = np.random.default_rng([training.seed, 2])
+        self.device = head.key_black.device
         self.sampler = FrameSampler(subject.indices, None, self.generator)
         face, mouth = head.face.structure, head.mouth.structure
         head.requires_grad_(False)
@@ -63,27 +65,51 @@ class FuseStage:
             }
         )
 
-    def draw(self, step: int) -> FrameBatch:
-        """Frames of the step, on the training device."""
+    def plan(self, step: int) -> Plan:
+        """Frames and the size of perceptual patches."""
         indices = self.sampler.next(step, self.config.frames_per_step)
-        return self.subject.batch(indices, self.head.key_black.device, prior=False)
+        patch = None
+        if self.perceptual is not None and step > self.steps - self.config.lpips_last:
+            patch = draw_patch_size(self.config.lpips_patch, self.subject.dataset.size, self.generator)
+        return Plan(indices, HOOK_RANK, Choice(patch=patch))
 
-    def render(self, frames: FrameBatch, step: int) -> HeadRender:
+    def upload_rates(self, choice: Choice) -> None:
+        """Let captured steps see the rates."""
+        self.optimizer.upload_rates()
+
+    def frames(self, inputs: StepInputs, choice: Choice) -> FrameBatch:
+        """Frames of the step, on the training device."""
+        return self.subject.batch(inputs.index, prior=False)
+
+    def render(self, frames: FrameBatch, inputs: StepInputs, choice: Choice) -> HeadRender:
         """What synthesis draws: on black, which is green with the key subtracted as green * (1 - alpha)."""
         return self.head(frames.condition, Mode())
 
-    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+    def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """The complete frame."""
         image = render.over(frames.background)
         terms = {"photometric": losses.photometric(image, frames.image, self.config.losses.dssim)}
-        if self.perceptual is not None and step > self.steps - self.config.lpips_last:
-            size = draw_patch_size(self.config.lpips_patch, image.shape[-1], self.generator)
-            terms["lpips"] = self.config.losses.lpips * self.perceptual.patches(image, frames.image, size)
+        if self.perceptual is not None and choice.patch is not None:
+            terms["lpips"] = self.config.losses.lpips * self.perceptual.patches(image, frames.image, choice.patch)
         return terms
 
-    def update(self, render: HeadRender, frames: FrameBatch, step: int) -> None:
+    def record(self, render: HeadRender, choice: Choice) -> None:
         """The number of Gaussians stays."""
+
+    def decides(self, step: int) -> bool:
+        """Never: the number of Gaussians stays."""
+        return False
+
+    def decide(self, frames: FrameBatch, step: int, choice: Choice) -> bool:
+        """Nothing to decide."""
+        return False
+
+    def optimise(self, choice: Choice) -> None:
+        """The optimiser's step."""
         self.optimizer.step()
+
+    def advance(self, step: int, choice: Choice) -> None:
+        """Nothing changes with the step."""
 
     def measures(self) -> Mapping[str, float]:
         """Nothing changes but the losses."""

@@ -1,11 +1,14 @@
-"""Named parameter groups over torch's Adam, with the surgery that density control needs."""
+"""Named parameter groups over Adam (torch's, fused on the GPU), with the surgery that density control needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from instag import kernels
 
 STRUCTURE_GROUPS = ("means", "sh_dc", "sh_rest", "opacities_raw", "scales_raw", "quaternions_raw")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -29,18 +32,22 @@ class GroupedOptimizer:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-15,
     ):
-        kind = torch.optim.AdamW if decoupled else torch.optim.Adam
         decay = decay or {}
         specs = [
             {"params": list(parameters), "name": name, "lr": 0.0, "weight_decay": decay.get(name, 0.0)}
             for name, parameters in groups.items()
         ]
-        self.torch = kind(specs, lr=0.0, betas=betas, eps=eps)
+        self.torch = _adam(specs, betas, eps, decoupled)
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
         """Learning rate of every group named here; the others rest at 0."""
         for group in self.torch.param_groups:
             group["lr"] = rates.get(group["name"], 0.0)
+
+    def upload_rates(self) -> None:
+        """Let captured steps see the rates; eager steps see them without."""
+        if not isinstance(self.torch, (torch.optim.Adam, torch.optim.AdamW)):
+            self.torch.upload_rates()
 
     def step(self) -> None:
         """Move the parameters and drop their gradients."""
@@ -69,7 +76,8 @@ class GroupedOptimizer:
         return out
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Inverse of `tensors`."""
+        """Inverse of `tensors`; moments of parameters that it does not name are dropped."""
+        self.torch.state.clear()
         for group in self.torch.param_groups:
             for i, parameter in enumerate(group["params"]):
                 prefix = f"{group['name']}.{i}."
@@ -78,3 +86,15 @@ class GroupedOptimizer:
                     self.torch.state[parameter] = {
                         k: v.clone() if k == "step" else v.to(parameter.device).clone() for k, v in state.items()
                     }
+
+
+def _adam(
+    specs: list[dict[str, Any]], betas: tuple[float, float], eps: float, decoupled: bool
+) -> torch.optim.Optimizer:
+    """Adam with torch's state: the fused kernel where it serves these parameters."""
+    if kernels.usable(*(parameter for spec in specs for parameter in spec["params"])):
+        from instag.kernels.adam import FusedAdam  # needs the `gpu` extra
+
+        return FusedAdam(specs, lr=0.0, betas=betas, eps=eps, decoupled=decoupled)
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    return kind(specs, lr=0.0, betas=betas, eps=eps)

@@ -20,13 +20,14 @@ from instag.camera import Camera
 from instag.config import PretrainConfig, StageConfig, TrainingConfig, scale_clocks
 from instag.data.frame import FrameBatch
 from instag.data.sampling import PRETRAINING_WINDOWS, Curriculum, face_curriculum, mouth_curriculum
+from instag.fields.hook import HOOK_RANK
 from instag.fields.motion import Deformation
 from instag.fields.structure import GaussianField
 from instag.head import HeadRender, Mode, TalkingHead
 from instag.schedule import ema_decay, pretraining_factor
 from instag.training.adapt import HAIR_CYCLE, FaceStage, MouthStage
 from instag.training.optimizers import GroupedOptimizer
-from instag.training.stage import BranchStage, Subject, field_optimizer
+from instag.training.stage import BranchStage, Choice, Plan, StepInputs, Subject, field_optimizer
 from instag.training.targets import is_key_colored
 
 MOUTH_KEY = (20.0, 235.0)  # of 255: a key-coloured mouth Gaussian in pre-training
@@ -41,7 +42,7 @@ class PretrainFace(FaceStage):
         self, head: TalkingHead, subject: Subject, training: TrainingConfig, pretrain: PretrainConfig, number: int,
         fields: GroupedOptimizer, rivals: Rivals,
     ):  # fmt: skip
-        self.pretrain, self.rivals = pretrain, rivals
+        self.pretrain, self.rivals, self.number = pretrain, rivals, number
         training = replace(training, face=pretrain.face, long=True)
         super().__init__(head, subject, training, None, f"face{number}", fields)
 
@@ -51,21 +52,24 @@ class PretrainFace(FaceStage):
         steps = self.steps - self.pretrain.late_steps
         return face_curriculum(statistics, steps, config.warmup, config.curriculum_interval, PRETRAINING_WINDOWS)
 
-    def mode(self, step: int) -> Mode:
+    def choose(self, step: int) -> Choice:
         """The bare structure during the warm-up, then U + D_i."""
-        moving = step > self.config.static_steps
-        return Mode(mouth=False, moving=moving, attention=moving, key="green")
+        return replace(super().choose(step), part=self.number, moving=step > self.config.static_steps)
+
+    def mode(self, choice: Choice) -> Mode:
+        """The face alone on the green key, with attention maps where it moves."""
+        return Mode(mouth=False, moving=choice.moving, attention=choice.moving, key="green")
 
     def ignores_hair(self, step: int) -> bool:
         """Six of seven steps."""
         return step % HAIR_CYCLE != 0
 
-    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+    def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """As in adaptation, with D_i's magnitudes, both fields' attention and the contrast."""
         assert render.face is not None
         if render.face.motion is None:
-            return self.photometric_term(render.face, frames, step)
-        terms = super().losses(render, frames, step)
+            return self.photometric_term(render.face, frames, choice)
+        terms = super().losses(render, frames, choice)
         personal = render.face.motion.personal
         if personal is not None:
             size = losses.magnitude(personal.d_mean, personal.d_rotation, personal.d_opacity, personal.d_scale)
@@ -84,7 +88,7 @@ class PretrainMouth(MouthStage):
         self, head: TalkingHead, subject: Subject, training: TrainingConfig, pretrain: PretrainConfig, number: int,
         fields: GroupedOptimizer, rivals: Rivals,
     ):  # fmt: skip
-        self.pretrain, self.rivals = pretrain, rivals
+        self.pretrain, self.rivals, self.number = pretrain, rivals, number
         training = replace(training, mouth=pretrain.mouth, long=True)
         super().__init__(head, subject, training, None, f"mouth{number}", fields)
 
@@ -94,24 +98,33 @@ class PretrainMouth(MouthStage):
         steps = self.steps - self.pretrain.late_steps
         return mouth_curriculum(statistics, steps, config.warmup, config.curriculum_interval, TOP_PERCENTILE)
 
-    def mode(self, step: int) -> Mode:
-        """The bare structure during the warm-up, then U + D_i; the hook's rank is fixed."""
-        return Mode(face=False, moving=step > self.config.static_steps, key="green")
+    def hook_rank(self) -> int:
+        """Fixed."""
+        return HOOK_RANK
 
-    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+    def choose(self, step: int) -> Choice:
+        """The bare structure during the warm-up, then U + D_i, contrasted with one other video at random."""
+        moving = step > self.config.static_steps
+        rivals = self.rivals() if moving else []
+        rival = int(self.generator.integers(len(rivals))) if rivals else None
+        return replace(super().choose(step), part=self.number, moving=moving, frozen=False, rival=rival)
+
+    def mode(self, choice: Choice) -> Mode:
+        """The mouth alone on the green key."""
+        return Mode(face=False, moving=choice.moving, key="green")
+
+    def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """As in adaptation, with the motion's magnitudes and the contrast."""
         assert render.mouth is not None
         motion = render.mouth.motion
         if motion is None:
-            return self.photometric_term(render.mouth, frames, step)
-        terms = super().losses(render, frames, step)
+            return self.photometric_term(render.mouth, frames, choice)
+        terms = super().losses(render, frames, choice)
         sizes = [motion.total.d_mean, motion.universal.d_rotation]
         if motion.personal is not None:
             sizes += [motion.personal.d_mean, motion.personal.d_rotation]
         terms["motion"] = self.config.losses.motion * losses.magnitude(*sizes)
-        rivals = self.rivals()
-        if rivals:  # one at random; the face is contrasted with all
-            rivals = [rivals[int(self.generator.integers(len(rivals)))]]
+        rivals = [] if choice.rival is None else [self.rivals()[choice.rival]]  # the face is contrasted with all
         return terms | contrast_term(self, motion.personal, frames, rivals)
 
     def field_factor(self, step: int) -> float:
@@ -158,28 +171,53 @@ class PretrainStage:
         self.generator = np.random.default_rng([seed, *name.encode()])
         self.average = copy.deepcopy(motion).requires_grad_(False)
         self.updates = 0
-        self.active = parts[0]
+        self.device = parts[0].device
+        self.share = torch.zeros((), device=self.device)  # of the new values in the moving average
 
-    def draw(self, step: int) -> FrameBatch:
+    def plan(self, step: int) -> Plan:
         """One video, one frame, both uniform."""
-        self.active = self.parts[int(self.generator.integers(len(self.parts)))]
-        return self.active.draw(step)
+        part = self.parts[int(self.generator.integers(len(self.parts)))]
+        self.share.fill_(1 - ema_decay(self.updates))
+        return part.plan(step)
 
-    def render(self, frames: FrameBatch, step: int) -> HeadRender:
+    def upload_rates(self, choice: Choice) -> None:
+        """Let captured steps see the drawn video's rates."""
+        self.parts[choice.part].upload_rates(choice)
+
+    def frames(self, inputs: StepInputs, choice: Choice) -> FrameBatch:
+        """A frame of the drawn video."""
+        return self.parts[choice.part].frames(inputs, choice)
+
+    def render(self, frames: FrameBatch, inputs: StepInputs, choice: Choice) -> HeadRender:
         """The drawn video's head."""
-        return self.active.render(frames, step)
+        return self.parts[choice.part].render(frames, inputs, choice)
 
-    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+    def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """The drawn video's terms."""
-        return self.active.losses(render, frames, step)
+        return self.parts[choice.part].losses(render, frames, choice)
 
-    def update(self, render: HeadRender, frames: FrameBatch, step: int) -> None:
-        """The drawn video's update, then the moving average of the universal field."""
-        self.active.update(render, frames, step)
-        decay = ema_decay(self.updates)
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self.motion.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
+    def record(self, render: HeadRender, choice: Choice) -> None:
+        """The drawn video's statistics."""
+        self.parts[choice.part].record(render, choice)
+
+    def decides(self, step: int) -> bool:
+        """The clocks are global."""
+        return self.parts[0].decides(step)
+
+    def decide(self, frames: FrameBatch, step: int, choice: Choice) -> bool:
+        """The drawn video's density control."""
+        return self.parts[choice.part].decide(frames, step, choice)
+
+    @torch.no_grad()
+    def optimise(self, choice: Choice) -> None:
+        """The drawn video's optimisers, then the moving average of the universal field."""
+        self.parts[choice.part].optimise(choice)
+        for mean, value in zip(self.average.parameters(), self.motion.parameters(), strict=True):
+            mean.lerp_(value, self.share)
+
+    def advance(self, step: int, choice: Choice) -> None:
+        """After a step."""
+        self.parts[choice.part].advance(step, choice)
         self.updates += 1
 
     def measures(self) -> Mapping[str, float]:

@@ -1,9 +1,9 @@
-"""What the stages share: drawing frames, optimisers and their rates, density control, state for a checkpoint."""
+"""What the stages share: frames, choices of a step, optimisers and their rates, density control, state to save."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from instag.data.dataset import SubjectDataset
 from instag.data.frame import FrameBatch
 from instag.data.resident import ResidentFrames
 from instag.data.sampling import Curriculum, FrameSampler
+from instag.fields.hook import HOOK_RANK
 from instag.fields.structure import GaussianField
 from instag.head import Branch, HeadRender, Mode, TalkingHead
 from instag.schedule import adaptation_factor, position_rate
@@ -46,11 +47,71 @@ class Subject:
     extent: float
     resident: ResidentFrames | None = None
 
-    def batch(self, indices: list[int], device: torch.device, prior: bool) -> FrameBatch:
-        """Frames by their numbers, on the device."""
+    def batch(self, index: Tensor, prior: bool) -> FrameBatch:
+        """Frames by their numbers [B], on the numbers' device."""
         if self.resident is not None:
-            return self.resident.batch(indices, prior=prior)
-        return self.dataset.batch(indices, device, prior=prior)
+            return self.resident.batch(index, prior=prior)
+        return self.dataset.batch(index, index.device, prior=prior)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a step does, decided on the host before any of its work is queued.
+
+    Steps with equal choices run the same operations on tensors of the same shapes: a captured step is kept under its
+    choice (`instag.training.graph`). Whatever else differs between steps must come in tensors.
+    """
+
+    part: int = 0
+    """Number of the video (pre-training)."""
+    sh_degree: int = 0
+    """Degree of the colours that are drawn."""
+    moving: bool = True
+    """Whether anything moves (not in the warm-up of pre-training)."""
+    aligned: bool = True
+    """Whether the motion aligner takes part."""
+    ignore_hair: bool = False
+    """Whether hair is painted over."""
+    prior: bool = False
+    """Whether the geometry prior takes part..."""
+    depth: bool = False
+    """...its depth too."""
+    frozen: bool = False
+    """Whether only colours and the aligner learn (mouth)."""
+    patch: int | None = None
+    """Side of the perceptual term's patches, px; None: no such term."""
+    rival: int | None = None
+    """The one other video whose motion this one is contrasted with (pre-training, mouth)."""
+    counted: bool = False
+    """Whether density control takes this step's gradients into account."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A step as the host has drawn it.
+
+    Attributes:
+        indices: frames, by their numbers in the clip.
+        hook_rank: of the mouth's hook.
+        choice: the rest.
+    """
+
+    indices: list[int]
+    hook_rank: int
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """A plan's numbers as tensors on the training device.
+
+    Attributes:
+        index: int64 [B] frames.
+        hook_rank: int64 [1].
+    """
+
+    index: Tensor
+    hook_rank: Tensor
 
 
 class BranchStage:
@@ -108,36 +169,78 @@ class BranchStage:
         """Which frames a step wants."""
         return None
 
-    def mode(self, step: int) -> Mode:
+    def choose(self, step: int) -> Choice:
+        """What a step does."""
+        return Choice(
+            sh_degree=self.branch.structure.active_sh_degree,
+            aligned=step > self.config.align_from,
+            counted=self.density is not None and self.density.counts(step),
+        )
+
+    def draw_patch(self, perceptual: nn.Module | None, step: int) -> int | None:
+        """Side of the perceptual term's patches; None where the term does not act."""
+        if perceptual is None or step <= self.steps - self.config.lpips_last:
+            return None
+        return draw_patch_size(self.config.lpips_patch, self.subject.dataset.size, self.generator)
+
+    def hook_rank(self) -> int:
+        """Rank of the mouth's hook in the next step."""
+        return HOOK_RANK
+
+    def mode(self, choice: Choice) -> Mode:
         """What is drawn."""
         raise NotImplementedError
 
-    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+    def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """What is minimised."""
         raise NotImplementedError
 
     # --- the loop's calls ---------------------------------------------------------------------------------------
-    def draw(self, step: int) -> FrameBatch:
-        """Frames of the step, on the training device."""
-        prior_from = self.config.prior_from
-        prior = prior_from is not None and not self.training.long and step > prior_from
-        return self.subject.batch(self.sampler.next(step, self.config.frames_per_step), self.device, prior)
-
-    def render(self, frames: FrameBatch, step: int) -> HeadRender:
-        """The one forward path."""
-        return self.head(frames.condition, self.mode(step))
-
-    def update(self, render: HeadRender, frames: FrameBatch, step: int) -> None:
-        """Density control (which may replace parameters), then the optimisers."""
-        structure = self.branch.structure
-        part = render.face if self.branch is self.head.face else render.mouth
-        if self.density is not None and part is not None:
-            self.density.after_backward(part, frames.condition.camera, step)
+    def plan(self, step: int) -> Plan:
+        """Everything random and everything that depends on the step; sets the optimisers' rates."""
+        indices = self.sampler.next(step, self.config.frames_per_step)
+        rank = self.hook_rank()
+        plan = Plan(indices, rank, self.choose(step))
         gaussians, fields = self.rates(step)
         self.gaussians.set_rates(gaussians)
         self.fields.set_rates(fields)
+        return plan
+
+    def upload_rates(self, choice: Choice) -> None:
+        """Let captured steps see the rates."""
+        self.gaussians.upload_rates()
+        self.fields.upload_rates()
+
+    def frames(self, inputs: StepInputs, choice: Choice) -> FrameBatch:
+        """Frames of the step, on the training device."""
+        return self.subject.batch(inputs.index, choice.prior)
+
+    def render(self, frames: FrameBatch, inputs: StepInputs, choice: Choice) -> HeadRender:
+        """The one forward path."""
+        return self.head(frames.condition, replace(self.mode(choice), hook_rank=inputs.hook_rank))
+
+    def record(self, render: HeadRender, choice: Choice) -> None:
+        """After backward: statistics of density control."""
+        part = render.face if self.branch is self.head.face else render.mouth
+        if choice.counted and self.density is not None and part is not None:
+            self.density.record(part)
+
+    def decides(self, step: int) -> bool:
+        """Whether the number of Gaussians, or their opacities, may change in this step."""
+        return self.density is not None and self.density.decides(step)
+
+    def decide(self, frames: FrameBatch, step: int, choice: Choice) -> bool:
+        """Density control, where `decides`, between backward and the optimisers; whether parameters were replaced."""
+        return self.density is not None and self.density.decide(frames.condition.camera, step)
+
+    def optimise(self, choice: Choice) -> None:
+        """The optimisers' step."""
         self.gaussians.step()
         self.fields.step()
+
+    def advance(self, step: int, choice: Choice) -> None:
+        """After a step."""
+        structure = self.branch.structure
         if step % self.config.sh_interval == 0:
             structure.active_sh_degree = min(structure.active_sh_degree + 1, structure.max_sh_degree)
 
@@ -201,7 +304,7 @@ class BranchStage:
         self.noise.set_state(tensors["noise"])
         if self.density is not None:
             self.density.statistics = Statistics(
-                tensors["density.gradient"].to(self.device), tensors["density.visible"].to(self.device)
+                *(tensors[f"density.{name}"].to(self.device, copy=True) for name in ("gradient", "visible"))
             )
         self.sampler.restore(document["sampler"])
         self.generator.bit_generator.state = document["generator"]

@@ -1,4 +1,4 @@
-"""The loop: draw, render, losses, backward, density control, step, log, save. The only one."""
+"""The loop: step, log, save. The only one; a step itself is `instag.training.graph.Steps`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from instag.data.frame import FrameBatch
 from instag.errors import InstagError
 from instag.head import HeadRender
 from instag.training.checkpoint import load_checkpoint, save_checkpoint
+from instag.training.graph import Steps, graphs_for
 from instag.training.logger import TrainingLog
+from instag.training.stage import Choice, Plan, StepInputs
 
 
 class Stage(Protocol):
@@ -23,17 +25,37 @@ class Stage(Protocol):
     name: str
     steps: int
 
-    def draw(self, step: int) -> FrameBatch:
+    device: torch.device
+
+    def plan(self, step: int) -> Plan:
+        """What the step does: everything random, everything that depends on the step; sets the rates."""
+
+    def upload_rates(self, choice: Choice) -> None:
+        """Let captured steps see the rates."""
+
+    def frames(self, inputs: StepInputs, choice: Choice) -> FrameBatch:
         """The frames of a step, on the training device."""
 
-    def render(self, frames: FrameBatch, step: int) -> HeadRender:
+    def render(self, frames: FrameBatch, inputs: StepInputs, choice: Choice) -> HeadRender:
         """The forward path."""
 
-    def losses(self, render: HeadRender, frames: FrameBatch, step: int) -> dict[str, Tensor]:
+    def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """Weighted terms by name; their sum is minimised."""
 
-    def update(self, render: HeadRender, frames: FrameBatch, step: int) -> None:
-        """After backward: density control, then the optimisers' step."""
+    def record(self, render: HeadRender, choice: Choice) -> None:
+        """After backward: statistics for density control, in place."""
+
+    def decides(self, step: int) -> bool:
+        """Whether `decide` may change anything in this step."""
+
+    def decide(self, frames: FrameBatch, step: int, choice: Choice) -> bool:
+        """Density control; whether parameters were replaced."""
+
+    def optimise(self, choice: Choice) -> None:
+        """The optimisers' step; drops the gradients."""
+
+    def advance(self, step: int, choice: Choice) -> None:
+        """The host's part after a step."""
 
     def measures(self) -> Mapping[str, float]:
         """Further numbers for the log (counts, rates)."""
@@ -52,6 +74,7 @@ def train(
     log_interval: int,
     checkpoint_interval: int,
     progress: bool = True,
+    graph: bool = True,
 ) -> None:
     """Run a stage to its end, from its last checkpoint in `folder` where there is one.
 
@@ -61,34 +84,41 @@ def train(
         identity: what a checkpoint must have been made with to be continued (configuration, subject).
         log_interval, checkpoint_interval: steps.
         progress: show a bar.
+        graph: on CUDA, replay captured steps (`instag.training.graph`).
 
     Raises:
         CheckpointError: a checkpoint of another configuration or subject lies in the folder.
         InstagError: the loss is not finite.
     """
     path = folder / f"{stage.name}.checkpoint.safetensors"
-    first = load_checkpoint(path, stage, identity) if path.exists() else 0
-    log = TrainingLog(folder, stage.name, first)
-    bar = tqdm(total=stage.steps, initial=first, desc=stage.name, unit="step", disable=not progress, mininterval=0.5)
+    step = load_checkpoint(path, stage, identity) if path.exists() else 0
+    log = TrainingLog(folder, stage.name, step)
+    bar = tqdm(total=stage.steps, initial=step, desc=stage.name, unit="step", disable=not progress, mininterval=0.5)
+    steps = Steps(stage, graphs_for(stage.device, graph))
     try:
-        for step in range(first + 1, stage.steps + 1):
-            frames = stage.draw(step)
-            render = stage.render(frames, step)
-            terms = stage.losses(render, frames, step)
-            total = torch.stack(list(terms.values())).sum()
-            total.backward()
-            stage.update(render, frames, step)
-            if step % log_interval == 0 or step == stage.steps:
-                numbers = log.write(step, {"loss": total.detach(), **terms, **stage.measures()})
-                if not numbers["loss"] < float("inf"):
-                    raise InstagError(
-                        f"{stage.name}: the loss is {numbers['loss']} at step {step}; look at {log.path} and lower the "
-                        "learning rates, or check the subject's contact sheet"
-                    )
-                bar.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
-            bar.update()
-            if step % checkpoint_interval == 0 or step == stage.steps:
-                save_checkpoint(path, stage, step, identity)
+        with steps.active(step):
+            while step < stage.steps:
+                step += 1
+                terms = steps.run(step)
+                log_due = step % log_interval == 0 or step == stage.steps
+                save_due = step % checkpoint_interval == 0 or step == stage.steps
+                if log_due or save_due or stage.decides(step + 1):
+                    settled = steps.settle(step)
+                    if settled < step:
+                        bar.update(settled + 1 - step)
+                        step = settled
+                        continue
+                if log_due:
+                    numbers = log.write(step, {**terms, **stage.measures()})
+                    if not numbers["loss"] < float("inf"):
+                        raise InstagError(
+                            f"{stage.name}: the loss is {numbers['loss']} at step {step}; look at {log.path} and lower "
+                            "the learning rates, or check the subject's contact sheet"
+                        )
+                    bar.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
+                bar.update()
+                if save_due:
+                    save_checkpoint(path, stage, step, identity)
     finally:
         bar.close()
         log.close()

@@ -47,6 +47,13 @@ def rendered(gradients, visible=None):
     return BranchRender(RasterOutput(blank, blank, blank, blank, blank, radii), None, projected)
 
 
+def after_backward(densify, render, camera, step):
+    """What the training loop does with density control in a step."""
+    if densify.counts(step):
+        densify.record(render)
+    return densify.decide(camera, step)
+
+
 def test_inverse_softplus():
     x = torch.tensor([1e-4, 0.01, 0.5, 3.0], dtype=torch.float64)
     torch.testing.assert_close(torch.nn.functional.softplus(inverse_softplus(x)), x)
@@ -62,7 +69,7 @@ def test_small_ones_are_cloned_and_large_ones_split(field):
     before = {name: p.detach().clone() for name, p in field.named_parameters()}
     gradients = torch.zeros(COUNT)
     gradients[[small, large]] = 1e-3
-    assert densify.after_backward(rendered(gradients), CAMERA, 600)
+    assert after_backward(densify, rendered(gradients), CAMERA, 600)
     assert len(field) == COUNT + 2  # + clone, + 2 children - parent
     kept = [i for i in range(COUNT) if i != large]
     for name, p in field.named_parameters():
@@ -82,7 +89,7 @@ def test_moments_follow_their_gaussians(field):
     gradients = torch.zeros(COUNT)
     gradients[0] = 1.0
     old = {name: optimizer.moments(getattr(field, name))["exp_avg"].clone() for name in STRUCTURE_GROUPS}
-    densify.after_backward(rendered(gradients), CAMERA, 600)
+    after_backward(densify, rendered(gradients), CAMERA, 600)
     for name in STRUCTURE_GROUPS:
         parameter = getattr(field, name)
         moment = optimizer.moments(parameter)["exp_avg"]
@@ -96,9 +103,9 @@ def test_moments_follow_their_gaussians(field):
 def test_nothing_is_added_before_the_start_or_after_the_end(field):
     for step in (500, 9_000, 9_900):
         densify, _ = control(field)
-        assert not densify.after_backward(rendered(torch.ones(COUNT)), CAMERA, step)
+        assert not after_backward(densify, rendered(torch.ones(COUNT)), CAMERA, step)
     densify, _ = control(field)
-    assert not densify.after_backward(rendered(torch.ones(COUNT)), CAMERA, 650)  # no multiple of the interval
+    assert not after_backward(densify, rendered(torch.ones(COUNT)), CAMERA, 650)  # no multiple of the interval
 
 
 def test_gradient_is_averaged_over_visible_iterations(field):
@@ -106,8 +113,8 @@ def test_gradient_is_averaged_over_visible_iterations(field):
     gradients = torch.full((COUNT,), 4e-4)  # below the threshold each time it is seen
     nowhere = torch.zeros(COUNT, dtype=torch.bool)
     for step in range(601, 700):
-        densify.after_backward(rendered(gradients), CAMERA, step)
-    densify.after_backward(rendered(torch.ones(COUNT), nowhere), CAMERA, 700)  # unseen: does not count
+        after_backward(densify, rendered(gradients), CAMERA, step)
+    after_backward(densify, rendered(torch.ones(COUNT), nowhere), CAMERA, 700)  # unseen: does not count
     assert len(field) == COUNT
 
 
@@ -115,10 +122,10 @@ def test_opacity_threshold_rises_and_reset_clears_moments(field):
     with torch.no_grad():
         field.opacities_raw[0] = torch.logit(torch.tensor(0.06))
     densify, _ = control(field)
-    densify.after_backward(rendered(torch.zeros(COUNT)), CAMERA, 600)
+    after_backward(densify, rendered(torch.zeros(COUNT)), CAMERA, 600)
     assert len(field) == COUNT - 1  # 0.05 + 0.25 * 600 / 9000 = 0.067
     densify, optimizer = control(field)
-    densify.after_backward(rendered(torch.zeros(len(field))), CAMERA, 3000)
+    after_backward(densify, rendered(torch.zeros(len(field))), CAMERA, 3000)
     assert field.opacities.max() <= 0.01 + 1e-6
     assert all((m == 0).all() for m in optimizer.moments(field.opacities_raw).values())
 
@@ -126,17 +133,17 @@ def test_opacity_threshold_rises_and_reset_clears_moments(field):
 def test_removal_also_acts_after_the_end(field):
     behind = field.means.detach()[:, 2] < 0
     densify, _ = control(field, removal=lambda structure, camera, step: structure.means[:, 2] < 0)
-    densify.after_backward(rendered(torch.zeros(COUNT)), CAMERA, 9_900)
+    after_backward(densify, rendered(torch.zeros(COUNT)), CAMERA, 9_900)
     assert len(field) == int((~behind).sum())
 
 
 def test_a_bound_on_the_number_is_kept(field):
     densify, _ = control(field, DensityConfig(max_gaussians=COUNT + 3))
-    densify.after_backward(rendered(torch.ones(COUNT)), CAMERA, 600)
+    after_backward(densify, rendered(torch.ones(COUNT)), CAMERA, 600)
     assert len(field) == COUNT + 3
 
 
 def test_the_last_gaussian_stays(field):
     densify, _ = control(field, removal=lambda structure, camera, step: torch.ones(len(structure), dtype=torch.bool))
-    densify.after_backward(rendered(torch.zeros(COUNT)), CAMERA, 100)
+    after_backward(densify, rendered(torch.zeros(COUNT)), CAMERA, 100)
     assert len(field) >= 1

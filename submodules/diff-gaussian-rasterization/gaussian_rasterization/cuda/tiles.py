@@ -61,10 +61,11 @@ def check_overflow(device: torch.device | str | None = None) -> None:
         if flag is None or wanted == 0:
             continue
         flag.zero_()
-        held, now = tile_capacity(each), reserve_tiles(each, wanted)
+        # The graph may be older than the capacity of today, which eager calls have raised since: do not name its own.
         raise TileOverflowError(
-            f"a tile on {each} held {wanted} Gaussians, its list {held}: lists now hold {now}; "
-            f"capture the graph again and redo the steps since the last check_overflow()"
+            f"a tile on {each} held {wanted} Gaussians, more than the lists that a graph was captured with; "
+            f"lists of later captures hold {reserve_tiles(each, wanted)}: capture again and redo the steps since the "
+            "last check_overflow()"
         )
 
 

@@ -1,0 +1,212 @@
+"""How a stage's steps are run: as ordinary calls, or, on CUDA, as replays of CUDA graphs.
+
+One function, `Steps._work`, is a step: frames, forward, losses, backward, statistics, optimisers. Everything it reads
+that changes from step to step lies in tensors that stay where they are (frame numbers, rates) or in the step's `Choice`.
+A captured step is kept under its choice. Steps in which density control may act run as calls, with that action between
+backward and the optimisers; where it replaced parameters, the captured steps that point to them are dropped.
+
+Tile lists have a fixed length inside a graph. `Steps.settle` reads whether one was too short and, if so, goes back to
+the state of the last time it was called, with longer lists: the steps since then are taken again.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from instag import kernels
+from instag.training.stage import Choice, Plan, StepInputs
+
+if TYPE_CHECKING:
+    from instag.data.frame import FrameBatch
+    from instag.training.trainer import Stage
+
+Terms = dict[str, Tensor]
+
+_log = logging.getLogger(__name__)
+
+
+class Captured(Protocol):
+    """A step that can be repeated."""
+
+    def replay(self) -> Terms:
+        """Queue the step; its terms, without gradients, are valid until the next step."""
+
+
+class Graphs(Protocol):
+    """What captures steps."""
+
+    def active(self) -> contextmanager[None]:  # type: ignore[type-arg]
+        """Context in which all steps run, captured or not."""
+
+    def capture(self, work: Callable[[], Terms]) -> Captured:
+        """Record work without running it."""
+
+    def overflow(self) -> str | None:
+        """Why replays since the last call may be wrong, in one line, once; None where they are right."""
+
+
+class CudaStep:
+    """A captured step and its terms, which every replay writes anew."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, terms: Terms):
+        self._graph, self._terms = graph, terms
+
+    def replay(self) -> Terms:
+        """Queue the step."""
+        self._graph.replay()
+        return self._terms
+
+
+class CudaGraphs:
+    """Captures on a stream of its own; all graphs share one pool of memory, as they run one after the other."""
+
+    def __init__(self, device: torch.device):
+        """device: on which everything of a stage lies."""
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        self._last: torch.cuda.CUDAGraph | None = None  # the pool's memory is kept while one of its graphs lives
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Run everything on the stream that is captured: autograd's nodes remember the stream they were made on."""
+        outside = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(outside)
+        with torch.cuda.stream(self._stream):
+            yield
+        outside.wait_stream(self._stream)
+
+    def capture(self, work: Callable[[], Terms]) -> Captured:
+        """Record work. No garbage is collected meanwhile: what it would free may not be freed during a capture."""
+        graph = torch.cuda.CUDAGraph()
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                terms = work()
+            finally:
+                graph.capture_end()
+        finally:
+            if collecting:
+                gc.enable()
+        self._last = graph
+        return CudaStep(graph, terms)
+
+    def overflow(self) -> str | None:
+        """Whether a tile's list was too short. Waits for the device."""
+        from gaussian_rasterization.cuda import TileOverflowError, check_overflow
+
+        try:
+            check_overflow(self._device)
+        except TileOverflowError as error:
+            return str(error)
+        return None
+
+
+def graphs_for(device: torch.device, wanted: bool) -> CudaGraphs | None:
+    """CUDA graphs where they are wanted and can be had: on CUDA, with the kernel packages installed."""
+    return CudaGraphs(device) if wanted and device.type == "cuda" and kernels.reason_missing() is None else None
+
+
+class Steps:
+    """Runs the steps of a stage.
+
+    Args:
+        stage: what to train.
+        graphs: captures steps; None: every step runs as calls.
+    """
+
+    def __init__(self, stage: Stage, graphs: Graphs | None):
+        self._stage, self._graphs = stage, graphs
+        self._inputs: StepInputs | None = None
+        self._known: set[Choice] = set()  # have run as calls: whatever is made at first use is there
+        self._captured: dict[Choice, Captured] = {}
+        self._settled: tuple[int, dict[str, Tensor], dict[str, Any]] | None = None
+
+    @contextmanager
+    def active(self, first: int) -> Iterator[None]:
+        """Context of all calls; `first`: the step before the first."""
+        if self._graphs is None:
+            yield
+            return
+        with self._graphs.active():
+            self._keep(first)
+            yield
+            self._captured.clear()
+
+    def run(self, step: int) -> Terms:
+        """Take a step; its terms and their sum `loss`, without gradients."""
+        stage = self._stage
+        plan = stage.plan(step)
+        choice, inputs = plan.choice, self._write(plan)
+        if self._graphs is None or choice not in self._known or stage.decides(step):
+            frames, terms = self._forward_backward(inputs, choice)
+            if stage.decides(step) and stage.decide(frames, step, choice):
+                self._captured = {c: s for c, s in self._captured.items() if c.part != choice.part}
+            stage.optimise(choice)
+            self._known.add(choice)
+        else:
+            stage.upload_rates(choice)
+            if choice not in self._captured:
+                self._captured[choice] = self._graphs.capture(partial(self._work, inputs, choice))
+            terms = self._captured[choice].replay()
+        stage.advance(step, choice)
+        return terms
+
+    def settle(self, step: int) -> int:
+        """Make sure of the steps so far: returns `step`, or the earlier one from which they must be taken again."""
+        if self._graphs is None:
+            return step
+        reason = self._graphs.overflow()
+        if reason is None:
+            self._keep(step)
+            return step
+        assert self._settled is not None
+        settled, tensors, document = self._settled
+        _log.info("%s: back from step %d to %d: %s", self._stage.name, step, settled, reason)
+        self._captured.clear()
+        self._known.clear()
+        self._stage.restore(tensors, copy.deepcopy(document))
+        return settled
+
+    def _keep(self, step: int) -> None:
+        tensors, document = self._stage.state()
+        self._settled = step, {k: t.detach().clone() for k, t in tensors.items()}, copy.deepcopy(document)
+
+    def _write(self, plan: Plan) -> StepInputs:
+        """The plan's numbers in tensors that stay where they are."""
+        index, rank = torch.tensor(plan.indices), torch.tensor([plan.hook_rank])
+        if self._inputs is None:
+            device = self._stage.device
+            self._inputs = StepInputs(index.to(device, copy=True), rank.to(device, copy=True))
+        else:  # staged by the driver: the host does not wait for the device
+            self._inputs.index.copy_(index, non_blocking=True)
+            self._inputs.hook_rank.copy_(rank, non_blocking=True)
+        return self._inputs
+
+    def _work(self, inputs: StepInputs, choice: Choice) -> Terms:
+        """A whole step of which nothing is decided on the host."""
+        _, terms = self._forward_backward(inputs, choice)
+        self._stage.optimise(choice)
+        return terms
+
+    def _forward_backward(self, inputs: StepInputs, choice: Choice) -> tuple[FrameBatch, Terms]:
+        """Losses and gradients; no node of autograd's outlives this call."""
+        stage = self._stage
+        frames = stage.frames(inputs, choice)
+        render = stage.render(frames, inputs, choice)
+        terms = stage.losses(render, frames, choice)
+        total = torch.stack(list(terms.values())).sum()
+        total.backward()
+        stage.record(render, choice)
+        return frames, {name: term.detach() for name, term in {"loss": total, **terms}.items()}
