@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +98,11 @@ def _landmarks(job: Job) -> None:
     frames, side = _tracking_frames(job)
 
     def masks(tracker: FaceTracker, segmenter: PersonSegmenter) -> Iterator[np.ndarray]:
-        for frame in job.progress(frames, job.count):
-            points.append(tracker(frame))
-            yield segmenter(frame)
+        with ThreadPoolExecutor(1) as beside:  # the networks let go of Python while they run
+            for frame in job.progress(frames, job.count):
+                mask = beside.submit(segmenter, frame)
+                points.append(tracker(frame))
+                yield mask.result()
 
     with FaceTracker() as tracker, PersonSegmenter() as segmenter:
         write_person_masks(job.work.person, masks(tracker, segmenter))
