@@ -177,8 +177,11 @@ __device__ __forceinline__ float transpose_reduce(const float first[16], const f
     bool high = lane & 16;
 #pragma unroll
     for (int e = 0; e < 16; e++) {
-        float send = high ? second[e] : first[e], keep = high ? first[e] : second[e];
-        kept[e] = keep + __shfl_xor_sync(FULL_MASK, send, 16);
+        kept[e] = 0.0f;
+        if (e < GRADIENTS) {
+            float send = high ? second[e] : first[e], keep = high ? first[e] : second[e];
+            kept[e] = keep + __shfl_xor_sync(FULL_MASK, send, 16);
+        }
     }
 #pragma unroll
     for (int half = 8; half > 0; half >>= 1) {
@@ -281,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(WARPS_PER_BLOCK * 32) blend_backwar
         }
         if (base >= 32) candidate = load_candidate(patch, index - 32, records);
         __syncwarp();
-        for (int k = count; k > 0; k -= 2) {
+        for (int k = count; k > 0; k -= 2) {  // an odd count ends in slot 0, which is transparent
             float sums[2][16], gauss[2], offset_x[2], offset_y[2];
             bool drawn[2];
 #if EXTRA == 4
@@ -294,8 +297,7 @@ extern "C" __global__ void __launch_bounds__(WARPS_PER_BLOCK * 32) blend_backwar
                 offset_y[pair] = shape.y - patch.local_y;
                 float power = gaussian_power(shape, rest.x, offset_x[pair], offset_y[pair]);
                 gauss[pair] = __expf(power);
-                drawn[pair] = k - pair > 0 && __float_as_int(rest.z) < last && power <= 0.0f &&
-                              rest.y * gauss[pair] >= ALPHA_MIN;
+                drawn[pair] = __float_as_int(rest.z) < last && power <= 0.0f && rest.y * gauss[pair] >= ALPHA_MIN;
             }
             if (!__any_sync(FULL_MASK, drawn[0] || drawn[1])) continue;
 #pragma unroll
@@ -305,7 +307,7 @@ extern "C" __global__ void __launch_bounds__(WARPS_PER_BLOCK * 32) blend_backwar
                 for (int row = 1; row < RECORD_ROWS; row++) rows[row] = stage_base[(k - pair) * RECORD_ROWS + row];
                 float opacity = rows[1].y;
                 float a = drawn[pair] ? fminf(ALPHA_MAX, opacity * gauss[pair]) : 0.0f;
-                float inverse = 1.0f / (1.0f - a);
+                float inverse = reciprocal(1.0f - a);
                 transmittance *= inverse;
                 float weight = a * transmittance, through = 0.0f;
 #pragma unroll

@@ -48,6 +48,34 @@ typedef unsigned long long u64;
 
 __device__ __forceinline__ float clamp(float x, float low, float high) { return fminf(fmaxf(x, low), high); }
 
+// 1 / x for normal x: the GPU's estimate and a step of Newton's, without the slow path of a division.
+__device__ __forceinline__ float reciprocal(float x) {
+    float estimate = __fdividef(1.0f, x);
+    return fmaf(estimate, fmaf(-x, estimate, 1.0f), estimate);
+}
+
+// Four floats of a row of `count`, from `first` on. Rows of a multiple of four are aligned to 16 bytes: a warp whose lanes
+// each touch a row of their own needs a quarter of the memory transactions that way.
+__device__ __forceinline__ float4 load_four(const float* __restrict__ row, int first, int count) {
+    if ((count & 3) == 0) return *(const float4*)(row + first);
+    float4 four;
+    four.x = row[first];
+    four.y = first + 1 < count ? row[first + 1] : 0.0f;
+    four.z = first + 2 < count ? row[first + 2] : 0.0f;
+    four.w = first + 3 < count ? row[first + 3] : 0.0f;
+    return four;
+}
+__device__ __forceinline__ void store_four(float* __restrict__ row, int first, int count, float4 four) {
+    if ((count & 3) == 0) {
+        *(float4*)(row + first) = four;
+        return;
+    }
+    row[first] = four.x;
+    if (first + 1 < count) row[first + 1] = four.y;
+    if (first + 2 < count) row[first + 2] = four.z;
+    if (first + 3 < count) row[first + 3] = four.w;
+}
+
 // Component `i` of a row of float4; folds away where `i` is a compile-time constant.
 __device__ __forceinline__ float component(const float4* rows, int i) {
     float4 row = rows[i >> 2];

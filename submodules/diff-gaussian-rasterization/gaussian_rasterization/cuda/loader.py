@@ -41,6 +41,7 @@ class KernelSource:
 
     files: tuple[Path, ...]
     options: tuple[str, ...] = ()
+    flush_denormals: bool = False  # numbers below 1e-38 count as 0, which spares instructions in every exp
 
     @property
     def name(self) -> str:
@@ -106,7 +107,7 @@ def cache_folder() -> Path:
 
 def compile_code(source: KernelSource, target: Target) -> bytes:
     """Compile, without the cache and without a GPU."""
-    options = ProgramOptions(name=source.name, arch=target.architecture)
+    options = ProgramOptions(name=source.name, arch=target.architecture, ftz=source.flush_denormals)
     try:
         program = Program(source.text(), "c++", _with_flags(options, source.options))
         return bytes(program.compile(target.code_type).code)
@@ -134,7 +135,8 @@ def cached_code(source: KernelSource, target: Target) -> bytes:
     """Compiled code from the disk cache, or compiled now and stored; a damaged entry is compiled again."""
     text = source.text()
     key = hashlib.sha256()
-    for part in (text, *source.options, target.architecture, target.code_type, str(nvrtc_version()), *BASE_OPTIONS):
+    flags = (*source.options, str(source.flush_denormals), *BASE_OPTIONS)
+    for part in (text, *flags, target.architecture, target.code_type, str(nvrtc_version())):
         key.update(part.encode() + b"\0")
     path = cache_folder() / f"{source.name}-{target.architecture}-{key.hexdigest()[:24]}.{target.code_type}"
     code = _read_entry(path)

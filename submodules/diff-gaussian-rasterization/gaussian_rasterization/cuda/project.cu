@@ -48,6 +48,7 @@ __device__ __forceinline__ int smallest_axis(const float* s) {
     return s[1] < s[0] && s[1] < s[2] ? 1 : 0;
 }
 
+#define SH_MOST 16  // coefficients of degree 3
 #define SH0 0.28209479177387814f
 #define SH1 0.4886025119029199f
 #define SH2_XY 1.0925484305920792f
@@ -59,7 +60,7 @@ __device__ __forceinline__ int smallest_axis(const float* s) {
 #define SH3_D 0.3731763325901154f
 #define SH3_E 1.445305721320277f
 
-// Real spherical harmonics of a unit direction, in 3DGS's order and signs; `basis` holds 16.
+// Real spherical harmonics of a unit direction, in 3DGS's order and signs; `basis` holds SH_MOST.
 __device__ __forceinline__ void sh_basis(int degree, float x, float y, float z, float* basis) {
     basis[0] = SH0;
     if (degree < 1) return;
@@ -280,15 +281,16 @@ extern "C" __global__ void __launch_bounds__(128) project_forward(
             record[6] = __int_as_float(pack_pixel((int)whole_u, (int)whole_v));
 
             float inverse_distance = rsqrtf(splat.ray[0] * splat.ray[0] + splat.ray[1] * splat.ray[1] + splat.ray[2] * splat.ray[2]);
-            float basis[16], color[3] = {0.5f, 0.5f, 0.5f};
+            float basis[SH_MOST] = {}, color[3] = {0.5f, 0.5f, 0.5f};
             sh_basis(sh_degree, splat.ray[0] * inverse_distance, splat.ray[1] * inverse_distance, splat.ray[2] * inverse_distance, basis);
             const float* coefficients = sh + (size_t)i * sh_count * 3;
             int used = (sh_degree + 1) * (sh_degree + 1);
 #pragma unroll
-            for (int k = 0; k < 16; k++) {
-                if (k < used) {
+            for (int j = 0; j < 3 * SH_MOST; j += 4) {
+                if (j < 3 * used) {
+                    float4 four = load_four(coefficients, j, 3 * sh_count);
 #pragma unroll
-                    for (int channel = 0; channel < 3; channel++) color[channel] += basis[k] * coefficients[3 * k + channel];
+                    for (int e = 0; e < 4; e++) color[(j + e) % 3] += basis[(j + e) / 3] * component(&four, e);
                 }
             }
             int axis = smallest_axis(splat.s);

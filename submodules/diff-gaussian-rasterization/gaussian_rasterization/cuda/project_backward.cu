@@ -39,22 +39,23 @@ __device__ __forceinline__ void color_backward(int degree, int sh_count, const f
                                                float* d_mean) {
     float inverse = rsqrtf(ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2]);
     float x = ray[0] * inverse, y = ray[1] * inverse, z = ray[2] * inverse;
-    float basis[16], d_basis[16];
+    float basis[SH_MOST] = {}, d_basis[SH_MOST] = {};  // of degrees that are not drawn: stays 0
     sh_basis(degree, x, y, z, basis);
-    int used = (degree + 1) * (degree + 1);
+    int used = 3 * (degree + 1) * (degree + 1), count = 3 * sh_count;
 #pragma unroll
-    for (int k = 0; k < 16; k++) {
-        d_basis[k] = 0.0f;
-        if (k < used) {
-            d_basis[k] = coefficients[3 * k] * d_color[0] + coefficients[3 * k + 1] * d_color[1] + coefficients[3 * k + 2] * d_color[2];
-            if (d_sh) {
+    for (int j = 0; j < 3 * SH_MOST; j += 4) {
+        if (j < used) {
+            float4 four = load_four(coefficients, j, count);
 #pragma unroll
-                for (int channel = 0; channel < 3; channel++) d_sh[3 * k + channel] = basis[k] * d_color[channel];
-            }
+            for (int e = 0; e < 4; e++) d_basis[(j + e) / 3] += component(&four, e) * d_color[(j + e) % 3];
         }
+        if (d_sh && j < count)
+            store_four(d_sh, j, count,
+                       make_float4(basis[j / 3] * d_color[j % 3], basis[(j + 1) / 3] * d_color[(j + 1) % 3],
+                                   basis[(j + 2) / 3] * d_color[(j + 2) % 3], basis[(j + 3) / 3] * d_color[(j + 3) % 3]));
     }
     if (d_sh)
-        for (int k = 3 * used; k < 3 * sh_count; k++) d_sh[k] = 0.0f;
+        for (int j = 3 * SH_MOST; j < count; j++) d_sh[j] = 0.0f;
     float d_direction[3];
     sh_direction_gradient(degree, x, y, z, d_basis, d_direction);
     float along = d_direction[0] * x + d_direction[1] * y + d_direction[2] * z;
@@ -87,7 +88,8 @@ extern "C" __global__ void __launch_bounds__(128) project_backward(
         d_quaternions[at] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         d_opacities[at] = 0.0f;
         if (my_sh)
-            for (int k = 0; k < 3 * sh_count; k++) my_sh[k] = 0.0f;
+            for (int j = 0; j < 3 * sh_count; j += 4)
+                store_four(my_sh, j, 3 * sh_count, make_float4(0.0f, 0.0f, 0.0f, 0.0f));
         if (d_extra)
             for (int k = 0; k < EXTRA; k++) d_extra[at * EXTRA + k] = 0.0f;
         if (d_means2d) d_means2d[2 * at] = d_means2d[2 * at + 1] = 0.0f;

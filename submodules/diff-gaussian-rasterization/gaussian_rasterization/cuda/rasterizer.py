@@ -31,7 +31,7 @@ _KERNELS = ("project_forward", "sort_tiles", "blend_forward", "blend_backward", 
 def kernel_source(extra: int, exact: bool, detach_extra: bool) -> loader.KernelSource:
     """The rasterizer's sources, specialised: number of extra channels, extent, where their gradient goes."""
     options = (f"-DEXTRA={extra}", f"-DEXACT={int(exact)}", f"-DDETACH_EXTRA={int(detach_extra)}")
-    return loader.KernelSource(tuple(_FOLDER / name for name in _FILES), options)
+    return loader.KernelSource(tuple(_FOLDER / name for name in _FILES), options, flush_denormals=True)
 
 
 @dataclass(frozen=True)
