@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         InstagError: where the folder cannot be written.
     """
     path = Path(path)
-    make_folder(path.parent)
+    make_folder(path.parent, path)
     if path.is_dir():
         raise InstagError(f"{path}: cannot be written, it is a folder; give the name of a file")
     try:
@@ -59,18 +59,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are not there.
+def make_folder(folder: Path, target: Path | None = None) -> None:
+    """Make a folder and those above it, where they are not there; `target`: what is to be written there, for messages.
 
     Raises:
-        InstagError: naming what is in the way.
+        InstagError: it cannot be made.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InstagError(f"{path}: cannot be written, a file is in its way; choose another output folder") from error
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InstagError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
+        blocked = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "a file stands where a folder is needed" if blocked else error.strerror
+        raise InstagError(f"{target or folder}: cannot be written ({reason}); choose another output folder") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -111,10 +111,11 @@ def load_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
         raise CheckpointError(f"{what} {path} does not exist: check the path")
     try:
         with safetensors.safe_open(str(path), "pt") as reader:
-            document = (reader.metadata() or {}).get(METADATA_KEY)
+            text = (reader.metadata() or {}).get(METADATA_KEY)
+        document = None if text is None else json.loads(text)
         tensors = load_file(str(path))
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{what} {path} is damaged or no safetensors file ({error}): make it again") from error
-    if document is None:
+    if not isinstance(document, dict):
         raise CheckpointError(f"{what} {path} was not written by instag: give a file that it wrote")
-    return tensors, json.loads(document)
+    return tensors, document

@@ -68,6 +68,8 @@ class Universal:
             for part in ("face", "mouth")
         }
         names = ("extractor", "hash_ranges", "norm", "provenance")
+        if missing := [name for name in names if name not in header]:
+            raise CheckpointError(f"{path} lacks its {missing[0]}: make the universal fields anew")
         return Universal(**parts, **{name: header[name] for name in names})
 
     def require(self, model: ModelConfig, norm: Mapping[str, Any] | None) -> None:

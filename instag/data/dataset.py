@@ -278,7 +278,7 @@ class SubjectDataset:
         if self.tracks.mesh is None:
             raise DataError(
                 f"{self.source.path}: no face mesh and no sapiens/ to take depth and normals from; "
-                "process the clip anew, or switch the geometry prior off"
+                "process the clip anew, or switch the geometry prior off (--set training.face.prior_from=null)"
             )
         from instag.data_utils.face_mesh import face_triangles
         from instag.data_utils.priors import rasterize_mesh

@@ -62,6 +62,9 @@ def adapt(
         training = replace(training, **stages)
     else:
         universal.require(model, dataset.norm)
+    prior_from = None if training.long else training.face.prior_from
+    if prior_from is not None and prior_from < training.face.iterations:
+        dataset.prior(split.train[:1])  # a subject without one is refused now, not after thousands of steps
     torch.manual_seed(training.seed)
     make_folder(folder)
     write_json(folder / "config.json", to_dict(config))
