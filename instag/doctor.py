@@ -11,7 +11,9 @@ import sys
 import torch
 from gaussian_rasterization import available_backends
 
+from instag.data.audio import EXTRACTORS
 from instag.metrics.lpips import find_weights, weights_folder
+from instag.universal import shipped
 from instag.version import __version__
 
 # package to import -> (what it is for, how to get it)
@@ -35,14 +37,15 @@ def report() -> str:
         f"CPU: {os.cpu_count()} cores, {memory:.0f} GiB memory",
         *_gpus(),
         "",
-        "rasterizer back ends (auto takes the first that serves the tensors):",
-        *(f"  {name:<10} {state}" for name, state in available_backends().items() if name != "reference"),
+        "rasterizer back ends (the first that serves the tensors is taken):",
+        *(f"  {name:<13} {state}" for name, state in available_backends().items() if name != "reference"),
         "",
         "packages:",
         *(_package(name, use, remedy) for name, (use, remedy) in OPTIONAL.items()),
         "",
         "weights:",
-        f"  LPIPS      {_lpips()}",
+        f"  {'universal':<13} {_universal()}",
+        f"  {'LPIPS':<13} {_lpips()}",
         "",
         _verdict(),
     ]
@@ -77,7 +80,16 @@ def _package(name: str, use: str, remedy: str) -> str:
 
 def _lpips() -> str:
     files = find_weights()
-    return f"found below {files.trunk.parent}" if files else f"absent: put them into {weights_folder()} (optional)"
+    if files:
+        return f"found below {files.trunk.parent}"
+    return f"absent: the perceptual term and metric are off; put the files into {weights_folder()}"
+
+
+def _universal() -> str:
+    names = [name for name in EXTRACTORS if shipped(name) is not None]
+    if names:
+        return f"motion fields ship for: {', '.join(names)}"
+    return "absent: each adaptation learns its motion alone; make them with instag pretrain"
 
 
 def _verdict() -> str:
