@@ -132,7 +132,7 @@ def pretrain(
         return build_personal(model, name).to(device) if settings.personalized else None
 
     motion = build_face_motion(model).to(device)
-    heads = [TalkingHead(FaceBranch(s, motion, None, personal("face")).to(device)) for s in structures("face")]
+    heads = [TalkingHead(FaceBranch(s, motion, None, personal("face"))).to(device) for s in structures("face")]
     face = pretrain_stage("face", heads, subjects, motion, training, settings)
     _train(face, folder, identity, training, progress)
 

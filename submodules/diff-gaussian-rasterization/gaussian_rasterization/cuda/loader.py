@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cuda.bindings import nvrtc
-from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
+from cuda.core import Device, LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
 from torch import Tensor
 
 CACHE_VARIABLE = "INSTAG_CACHE"  # environment variable that moves the cache
@@ -196,6 +197,7 @@ class KernelModule:
         shared_bytes: int = 0,
     ) -> None:
         """Queue one kernel. Tensors must be contiguous (or passed with their strides) and live on the device."""
+        _bind_context(self.device_index)
         kernel = self._kernel(name, shared_bytes)
         config = _config(grid, block, shared_bytes)
         launch(_current_stream(self.device_index), config, kernel, *map(_kernel_argument, arguments))
@@ -214,6 +216,26 @@ class KernelModule:
                 _allow_shared_memory(kernel, shared_bytes, self.device_index)
             self._kernels[key] = kernel
         return self._kernels[key]
+
+
+def _bind_context(device_index: int) -> None:
+    """Make the device's context current in this thread.
+
+    Autograd's backward thread has none until torch launches something in it, which a driver launch must not wait for.
+    """
+    if device_index not in _bound_devices():
+        Device(device_index).set_current()
+        _bound_devices().add(device_index)
+
+
+def _bound_devices() -> set[int]:
+    """Devices whose context this thread has had bound; torch keeps one bound from then on."""
+    if not hasattr(_threads, "devices"):
+        _threads.devices = set()
+    return _threads.devices
+
+
+_threads = threading.local()
 
 
 def _allow_shared_memory(kernel: object, shared_bytes: int, device_index: int) -> None:
