@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -26,15 +25,16 @@ from unittest.mock import patch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "submodules/diff-gaussian-rasterization"), str(ROOT / "tests/kernels")]
 
+import timing  # noqa: E402
 import torch  # noqa: E402
 from gaussian_rasterization import RasterSettings, rasterize  # noqa: E402
 from gaussian_rasterization.cuda import check_overflow, loader, rasterize_cuda, rasterizer, tiles  # noqa: E402
 from raster_scenes import IMAGES, Scene, cotangent_loss, make_scene, relative_error  # noqa: E402
+from timing import capture, kernel_times, timed  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 DEVICE = torch.device("cuda", 0)
-BATCHES, CALLS = 20, 20  # a time is the median over 20 intervals of 20 calls
-WARM_UP = 5
+CAPTURE_LISTS = 1500  # the capture test's fullest tile but one holds 1122 Gaussians, the last 8000
 PARTS: dict[str, Callable[[], dict]] = {}
 
 
@@ -43,93 +43,13 @@ def part(function: Callable[[], dict]) -> Callable[[], dict]:
     return function
 
 
-# ---- timing ----------------------------------------------------------------------------------------------------------
-
-
-def interval_ms(call: Callable[[], object]) -> float:
-    """Median milliseconds per call, by events around batches."""
-    for _ in range(WARM_UP):
-        call()
-    times = []
-    for _ in range(BATCHES):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        for _ in range(CALLS):
-            call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / CALLS)
-    return round(statistics.median(times), 5)
-
-
-def capture(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph
-
-
-def timed(call: Callable[[], object]) -> dict:
-    result: dict = {"eager": interval_ms(call)}
-    try:
-        result["graph"] = interval_ms(capture(call).replay)
-    except Exception as error:
-        result["graph"] = f"{type(error).__name__}: {error}"
-        torch.cuda.synchronize()
-    return result
-
-
-def kernel_times(call: Callable[[], object], calls: int = 10) -> dict[str, float]:
-    """Microseconds per call spent in each kernel, by torch's profiler."""
-    from torch.profiler import ProfilerActivity, profile
-
-    call()
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-        for _ in range(calls):
-            call()
-        torch.cuda.synchronize()
-    sums = {}
-    for event in recorded.key_averages():
-        microseconds = getattr(event, "self_device_time_total", 0.0) / calls
-        if microseconds > 0:
-            sums[event.key[:60]] = round(microseconds, 2)
-    return dict(sorted(sums.items(), key=lambda item: -item[1])[:16])
-
-
 # ---- environment and compilation -------------------------------------------------------------------------------------
 
 
 @part
 def environment() -> dict:
-    import importlib.metadata
-
-    properties = torch.cuda.get_device_properties(DEVICE)
-    packages = ("torch", "triton", "numpy", "cuda-core", "cuda-bindings", "nvidia-cuda-nvrtc", "numba")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "gpu": properties.name,
-        "capability": [properties.major, properties.minor],
-        "multiprocessors": properties.multi_processor_count,
-        "shared_memory_per_block": properties.shared_memory_per_block_optin,
-        "cuda": torch.version.cuda,
-        "nvrtc": loader.nvrtc_version(),
-        "python": sys.version.split()[0],
-        "cores": os.cpu_count(),
-        "packages": versions,
-    }
+    """Hardware and versions."""
+    return timing.environment() | {"nvrtc": loader.nvrtc_version()}
 
 
 def all_sources() -> dict[str, loader.KernelSource]:
@@ -263,6 +183,7 @@ def raster_determinism() -> dict:
 def raster_capture() -> dict:
     """A captured forward and backward follows changing means, an active count and an overflow."""
     settings = RasterSettings(256, 256, 1)
+    tiles.reserve_tiles(torch.device(DEVICE), CAPTURE_LISTS)
     scene = make_scene(8000, settings, extra=1).to(DEVICE)
     active = torch.tensor([8000], dtype=torch.int32, device=DEVICE)
     static = scene.leaves()
@@ -470,7 +391,7 @@ def motion_head() -> dict:
         inputs = [torch.randn(shape, generator=generator) for shape in ((points, 36), (frames, 32), (frames, 6))]
         leaves = [each.to(DEVICE).requires_grad_() for each in (*inputs, *made_weights(hidden, generator))]
         outputs = motion_head_cuda(*leaves[:3], HeadWeights(*leaves[3:]))
-        cotangents = [torch.randn_like(each) for each in outputs]
+        cotangents = [torch.randn(each.shape, generator=generator).to(DEVICE) for each in outputs]
         gradients = torch.autograd.grad(outputs, leaves, cotangents)
         doubles = [each.detach().double().requires_grad_() for each in leaves]
         truth = twin(*doubles[:3], HeadWeights(*doubles[3:]))
@@ -512,7 +433,7 @@ def motion_head() -> dict:
             with torch.no_grad():
                 return fused()
 
-        cotangents = [torch.randn_like(each) for each in fused()]
+        cotangents = [torch.randn(each.shape, generator=generator).to(DEVICE) for each in fused()]
         result[f"motion field, {points}"] = {
             "fused_forward": timed(fused_forward),
             "fused": timed(lambda: torch.autograd.grad(fused(), leaves, cotangents)),  # noqa: B023
@@ -529,8 +450,10 @@ def l1_ssim() -> dict:
 
     result = {}
     for frames in (1, 4):
-        target = torch.rand(frames, 3, 512, 512, device=DEVICE)
-        render = (target + 0.1 * torch.randn_like(target)).clamp(0, 1).requires_grad_()
+        generator = torch.Generator().manual_seed(0)
+        target = torch.rand(frames, 3, 512, 512, generator=generator)
+        noise = 0.1 * torch.randn(target.shape, generator=generator)
+        target, render = target.to(DEVICE), (target + noise).clamp(0, 1).to(DEVICE).requires_grad_()
         loss = photometric_cuda(render, target)
         (gradient,) = torch.autograd.grad(loss, render)
         double = render.detach().double().requires_grad_()
