@@ -9,7 +9,7 @@ arguments=()
 for argument in "$@"; do
     if [ "$argument" = --no-install ]; then INSTAG_NO_INSTALL=1; continue; fi
     # Relative paths are the caller's, not the checkout's.
-    case "$argument" in /*) ;; *) argument="$PWD/$argument" ;; esac
+    case "$argument" in /* | -*) ;; *) argument="$PWD/$argument" ;; esac
     arguments+=("$argument")
 done
 ensure_environment preprocess

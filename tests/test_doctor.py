@@ -23,7 +23,8 @@ def test_the_page_says_what_is_here():
 def test_what_is_absent_comes_with_a_remedy(monkeypatch, name):
     present = doctor._present
     monkeypatch.setattr(doctor, "_present", lambda other: other != name and present(other))
-    line = next(line for line in doctor.report().splitlines() if re.match(rf"  {re.escape(name)} ", line))
+    packages = doctor.report().split("packages:")[1]
+    line = next(line for line in packages.splitlines() if re.match(rf"  {re.escape(name)} ", line))
     use, remedy = doctor.OPTIONAL[name]
     assert "absent" in line and use in line and remedy in line
 
