@@ -36,10 +36,11 @@ from instag.build import build_face, build_mouth  # noqa: E402
 from instag.config import load_config  # noqa: E402
 from instag.data.dataset import SubjectDataset  # noqa: E402
 from instag.head import TalkingHead  # noqa: E402
+from instag.kernels.capture import graphs_for  # noqa: E402
 from instag.metrics.lpips import CONVOLUTIONS, LPIPS  # noqa: E402
 from instag.training.adapt import FaceStage, MouthStage  # noqa: E402
 from instag.training.fuse import FuseStage  # noqa: E402
-from instag.training.graph import Steps, graphs_for  # noqa: E402
+from instag.training.graph import Steps  # noqa: E402
 from instag.training.initial import initial_structure  # noqa: E402
 from instag.training.run import training_subject  # noqa: E402
 

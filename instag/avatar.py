@@ -99,13 +99,17 @@ class Avatar:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"avatar {path} is damaged ({reason}): make it anew with `instag adapt`") from error
 
+    def plate(self, index: int) -> np.ndarray:
+        """Torso over the background for a frame of the clip, uint8 [H, W, 3]."""
+        return resize_image(self._plates.read(index), self.size)
+
     def plates(self, indices: Sequence[int]) -> Tensor:
         """Torso over the background for frames of the clip, [B, 3, H, W] in [0, 1]."""
-        images = [resize_image(self._plates.read(int(i)), self.size) for i in indices]
+        images = [self.plate(int(i)) for i in indices]
         return to_float(torch.from_numpy(np.stack(images)).to(self.device))
 
     def condition(
-        self, indices: Sequence[int], features: Tensor, frames: Sequence[int], expression: Tensor
+        self, indices: Sequence[int] | Tensor, features: Tensor, frames: Sequence[int] | Tensor, expression: Tensor
     ) -> Condition:
         """Conditions that mix a pose of the clip with any sound.
 

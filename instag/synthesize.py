@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,6 +22,8 @@ from instag.data.split import Split
 from instag.data.subject_folder import read_wave
 from instag.errors import DataError, InstagError
 from instag.frame_output import FrameFolderWriter, FrameSink, OrderedWriter, VideoSink
+from instag.kernels.capture import graphs_for
+from instag.render.batches import BatchRenderer, PlateSlots
 from instag.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -72,10 +74,15 @@ class Drivable(Protocol):
     def device(self) -> torch.device:
         """Where it renders."""
 
+    def plate(self, index: int) -> np.ndarray:
+        """Torso over the background for a frame of the clip, uint8 [H, W, 3]."""
+
     def plates(self, indices: list[int]) -> Tensor:
         """Torso over the background for frames of the clip, [B, 3, H, W] in [0, 1]."""
 
-    def condition(self, indices: list[int], features: Tensor, frames: list[int], expression: Tensor) -> Condition:
+    def condition(
+        self, indices: list[int] | Tensor, features: Tensor, frames: list[int] | Tensor, expression: Tensor
+    ) -> Condition:
         """Poses of the clip's frames `indices`, sound around rows `frames` of the features, expression [B, 6]."""
 
     def render(self, condition: Condition, plates: Tensor, dilate: bool = False) -> Tensor:
@@ -134,7 +141,12 @@ def choose_poses(split: Split, track_length: int, poses: Poses) -> np.ndarray:
 
 def to_uint8(images: Tensor) -> np.ndarray:
     """[B, 3, H, W] in [0, 1] -> uint8 RGB [B, H, W, 3], truncated (METHOD.md section 6)."""
-    return (images.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return to_bytes(images).cpu().numpy()
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """`to_uint8` on the images' device."""
+    return (images.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 # --- sound ------------------------------------------------------------------------------------------------------
@@ -234,15 +246,41 @@ def synthesize(
     features = speech.features.to(avatar.device)
     bar = tqdm(total=count, unit="frame", delay=PROGRESS_DELAY, disable=not progress)
     with OrderedWriter(_sinks(avatar, speech, output, frames)) as writer, bar:
-        for start in range(0, count, BATCH_FRAMES):
-            rows = list(range(start, min(start + BATCH_FRAMES, count)))
+        for pictures in draw_frames(avatar, schedule, features, expression, dilate):
+            writer.write(pictures)
+            bar.update(len(pictures))
+    return output
+
+
+def draw_frames(
+    avatar: Drivable, schedule: np.ndarray, features: Tensor, expression: Tensor, dilate: bool = False
+) -> Iterator[np.ndarray]:
+    """Output frames in order, in batches uint8 [b, H, W, 3]; on CUDA by replaying one captured graph.
+
+    Args:
+        avatar: who speaks.
+        schedule: [F] frame of the clip whose pose and torso each output frame takes.
+        features: [F, W, D] on the avatar's device.
+        expression: [F, 6] on the avatar's device.
+        dilate: test-time dilation of the mouth's alpha.
+    """
+    graphs = graphs_for(avatar.device)
+    if graphs is None:
+        for start in range(0, len(schedule), BATCH_FRAMES):
+            rows = list(range(start, min(start + BATCH_FRAMES, len(schedule))))
             indices = [int(schedule[row]) for row in rows]
             with torch.no_grad():
                 condition = avatar.condition(indices, features, rows, expression[rows])
                 pictures = to_uint8(avatar.render(condition, avatar.plates(indices), dilate))
-            writer.write(pictures)
-            bar.update(len(rows))
-    return output
+            yield pictures
+        return
+
+    def draw(index: Tensor, row: Tensor, plates: Tensor) -> Tensor:
+        condition = avatar.condition(index, features, row, expression[row])
+        return to_bytes(avatar.render(condition, plates, dilate))
+
+    slots = PlateSlots(avatar.plate, avatar.size, avatar.device, len(np.unique(schedule)))
+    yield from BatchRenderer(draw, schedule, slots, graphs)
 
 
 def _sinks(avatar: Drivable, speech: Speech, output: Path, frames: bool) -> list[FrameSink]:

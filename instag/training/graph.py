@@ -1,8 +1,8 @@
 """How a stage's steps are run: as ordinary calls, or, on CUDA, as replays of CUDA graphs.
 
 One function, `Steps._work`, is a step: frames, forward, losses, backward, statistics, optimisers. Everything it reads
-that changes from step to step lies in tensors that stay where they are (frame numbers, rates) or in the step's `Choice`.
-A captured step is kept under its choice. Steps in which density control may act run as calls, with that action between
+that changes from step to step lies in tensors that stay where they are (frame numbers, rates) or in its `Choice`. A
+captured step is kept under its choice. Steps in which density control may act run as calls, with that action between
 backward and the optimisers; where it replaced parameters, the captured steps that point to them are dropped.
 
 Tile lists have a fixed length inside a graph. `Steps.settle` reads whether one was too short and, if so, goes back to
@@ -12,17 +12,16 @@ the state of the last time it was called, with longer lists: the steps since the
 from __future__ import annotations
 
 import copy
-import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from instag import kernels
+from instag.kernels.capture import Captured, Graphs
 from instag.training.stage import Choice, Plan, StepInputs
 
 if TYPE_CHECKING:
@@ -32,90 +31,6 @@ if TYPE_CHECKING:
 Terms = dict[str, Tensor]
 
 _log = logging.getLogger(__name__)
-
-
-class Captured(Protocol):
-    """A step that can be repeated."""
-
-    def replay(self) -> Terms:
-        """Queue the step; its terms, without gradients, are valid until the next step."""
-
-
-class Graphs(Protocol):
-    """What captures steps."""
-
-    def active(self) -> contextmanager[None]:  # type: ignore[type-arg]
-        """Context in which all steps run, captured or not."""
-
-    def capture(self, work: Callable[[], Terms]) -> Captured:
-        """Record work without running it."""
-
-    def overflow(self) -> str | None:
-        """Why replays since the last call may be wrong, in one line, once; None where they are right."""
-
-
-class CudaStep:
-    """A captured step and its terms, which every replay writes anew."""
-
-    def __init__(self, graph: torch.cuda.CUDAGraph, terms: Terms):
-        self._graph, self._terms = graph, terms
-
-    def replay(self) -> Terms:
-        """Queue the step."""
-        self._graph.replay()
-        return self._terms
-
-
-class CudaGraphs:
-    """Captures on a stream of its own; all graphs share one pool of memory, as they run one after the other."""
-
-    def __init__(self, device: torch.device):
-        """device: on which everything of a stage lies."""
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-        self._last: torch.cuda.CUDAGraph | None = None  # the pool's memory is kept while one of its graphs lives
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Run everything on the stream that is captured: autograd's nodes remember the stream they were made on."""
-        outside = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(outside)
-        with torch.cuda.stream(self._stream):
-            yield
-        outside.wait_stream(self._stream)
-
-    def capture(self, work: Callable[[], Terms]) -> Captured:
-        """Record work. No garbage is collected meanwhile: what it would free may not be freed during a capture."""
-        graph = torch.cuda.CUDAGraph()
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                terms = work()
-            finally:
-                graph.capture_end()
-        finally:
-            if collecting:
-                gc.enable()
-        self._last = graph
-        return CudaStep(graph, terms)
-
-    def overflow(self) -> str | None:
-        """Whether a tile's list was too short. Waits for the device."""
-        from gaussian_rasterization.cuda import TileOverflowError, check_overflow
-
-        try:
-            check_overflow(self._device)
-        except TileOverflowError as error:
-            return str(error)
-        return None
-
-
-def graphs_for(device: torch.device, wanted: bool) -> CudaGraphs | None:
-    """CUDA graphs where they are wanted and can be had: on CUDA, with the kernel packages installed."""
-    return CudaGraphs(device) if wanted and device.type == "cuda" and kernels.reason_missing() is None else None
 
 
 class Steps:
@@ -130,7 +45,7 @@ class Steps:
         self._stage, self._graphs = stage, graphs
         self._inputs: StepInputs | None = None
         self._known: set[Choice] = set()  # have run as calls: whatever is made at first use is there
-        self._captured: dict[Choice, Captured] = {}
+        self._captured: dict[Choice, Captured[Terms]] = {}
         self._settled: tuple[int, dict[str, Tensor], dict[str, Any]] | None = None
 
     @contextmanager

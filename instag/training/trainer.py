@@ -13,8 +13,9 @@ from tqdm import tqdm
 from instag.data.frame import FrameBatch
 from instag.errors import InstagError
 from instag.head import HeadRender
+from instag.kernels.capture import graphs_for
 from instag.training.checkpoint import load_checkpoint, save_checkpoint
-from instag.training.graph import Steps, graphs_for
+from instag.training.graph import Steps
 from instag.training.logger import TrainingLog
 from instag.training.stage import Choice, Plan, StepInputs
 

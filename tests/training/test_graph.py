@@ -103,6 +103,6 @@ def test_a_captured_step_follows_frames_and_rates(made_subject, tmp_path, monkey
 
 
 def test_without_cuda_every_step_is_called():
-    from instag.training.graph import graphs_for
+    from instag.kernels.capture import graphs_for
 
     assert graphs_for(torch.device("cpu"), wanted=True) is None
