@@ -59,7 +59,8 @@ setup(
     packages=packages(),
     package_dir=PACKAGE_DIR,
     package_data={
-        "": ["*.cu", "*.cuh", "*.json", "*.yaml", "*.safetensors", "*.md", "py.typed"],
+        "": ["*.cu", "*.cuh", "*.json", "*.yaml", "*.md", "py.typed"],
+        "instag": ["weights/*.safetensors", "weights/*.md"],
     },
     install_requires=CORE,
     extras_require={

@@ -17,7 +17,7 @@ from instag.head import TalkingHead
 from instag.version import __version__
 
 FORMAT = 1
-SHIPPED = "universal"  # folder in the package: universal/<extractor>.safetensors
+SHIPPED = "weights"  # folder in the package: weights/<extractor>.safetensors
 
 
 @dataclass(frozen=True)
