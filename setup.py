@@ -22,6 +22,7 @@ PACKAGE_DIR = {
 
 
 def packages() -> list[str]:
+    """Import names of everything that is installed."""
     names = []
     for name, folder in PACKAGE_DIR.items():
         names.append(name)

@@ -35,6 +35,15 @@ def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path):
     assert path.read_text() == "old" and names(tmp_path) == ["note.txt"]
 
 
+def test_who_reads_meanwhile_reads_the_old_file_to_its_end(tmp_path):
+    path = tmp_path / "note.txt"
+    write_text(path, "old")
+    with path.open() as reader:
+        write_text(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 def test_an_error_of_the_disk_is_one_line(tmp_path):
     path = tmp_path / "note.txt"
     with (
