@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from instag.data_utils.face_points import LEFT_EYE_OUTER, LOWER_INNER_LIP, RIGHT_EYE_OUTER, UPPER_INNER_LIP
 
 from instag.camera import HEAD_FLIP
 from instag.data.layout import FPS
+from instag.data_utils.face_points import LEFT_EYE_OUTER, LOWER_INNER_LIP, RIGHT_EYE_OUTER, UPPER_INNER_LIP
 from instag.metrics.landmarks import (
     FaceTrack,
     enlarged,

@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from instag.data_utils.face_points import LEFT_EYE_OUTER, LOWER_INNER_LIP, RIGHT_EYE_OUTER, UPPER_INNER_LIP
 
 from instag.data.dataset import SubjectDataset
+from instag.data_utils.face_points import LEFT_EYE_OUTER, LOWER_INNER_LIP, RIGHT_EYE_OUTER, UPPER_INNER_LIP
 from instag.errors import DataError, InstagError
 from instag.frame_output import FrameFolder
 from instag.metrics.evaluate import evaluate, evaluate_avatar, silence_of_frames
