@@ -4,7 +4,7 @@
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 if [ "${1:-}" = --no-install ]; then INSTAG_NO_INSTALL=1; shift; fi
-ensure_environment preprocess,dev
+ensure_environment preprocess,gpu,dev
 ruff check .
 ruff format --check .
 exec python -m pytest "$@"

@@ -118,7 +118,8 @@ def test_settings_that_do_not_exist(made_subject, refused, tmp_path, setting, re
 
 
 def test_an_unknown_preset(made_subject, refused, tmp_path):
-    assert "choose one of adapt, demo" in refused("adapt", made_subject, tmp_path / "run", "--preset", "fast")
+    said = refused("adapt", made_subject, tmp_path / "run", "--preset", "fast")
+    assert "choose one of adapt, adapt_fast, demo" in said
 
 
 def test_the_wrong_extractor(made_subject, person, clips, refused, tmp_path):

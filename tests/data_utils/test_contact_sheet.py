@@ -15,7 +15,7 @@ from instag.data_utils.contact_sheet import (
     write_contact_sheet,
 )
 from instag.data_utils.torso import torso_layer
-from instag.errors import DataError
+from instag.errors import DataError, InstagError
 
 
 def rows(count=2, mesh=False):
@@ -86,6 +86,6 @@ def test_errors_name_the_culprit(tmp_path):
     with pytest.raises(DataError, match="no frame"):
         contact_sheet([])
     (tmp_path / "sheet.jpg").mkdir()
-    with pytest.raises(DataError, match="sheet.jpg"):
+    with pytest.raises(InstagError, match="sheet.jpg"):
         write_contact_sheet(tmp_path / "sheet.jpg", rows(1))
     assert [p.name for p in tmp_path.iterdir()] == ["sheet.jpg"]
