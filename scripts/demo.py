@@ -51,7 +51,7 @@ def demo(clip: Path | None, speech: Path | None) -> None:
         speech = speech or new_speech
     subject = timed("process", lambda: process(clip, steps / "subject" / name, size=GPU_SIZE if gpu else CPU_SIZE))
     run = steps / "run"
-    avatar = timed("adapt", lambda: adapt_subject(subject.pack, run, "demo_gpu" if gpu else "demo"))
+    avatar = timed("adapt", lambda: adapt_subject(subject.pack, run, "adapt_fast" if gpu else "demo"))
     talking = OUTPUT / "talking.mp4"
     timed("synthesize", lambda: synthesize_video(avatar, speech or subject.audio, talking, blink="natural"))
     metrics = timed("evaluate", lambda: evaluate_avatar(avatar, subject.pack, steps / "evaluation"))
