@@ -243,8 +243,8 @@ class Evaluate:
     """data/<ID> or <ID>.instag: the truth."""
     output: tyro.conf.Positional[Path]
     """Folder for the report."""
-    part: Literal["test", "train"] = "test"
-    """Which frames."""
+    part: Literal["test", "train", "all"] = "test"
+    """Which frames: the avatar's own parts of its clip, or all of SUBJECT (another take of the person)."""
     dilate: bool = False
     """As in synthesis."""
     device: str = "auto"
