@@ -21,8 +21,10 @@ find_python() {
 ensure_environment() {
     cd "$ROOT"
     if [ "${INSTAG_NO_INSTALL:-0}" = 1 ]; then return; fi
-    local stamp=".venv/.installed" wanted start
-    wanted="$1 $(cat setup.py constraints.txt | cksum)"
+    local stamp=".venv/.installed" extras="$1" wanted start
+    # With an NVIDIA GPU in the machine, what compiles our kernels for it comes along.
+    if command -v nvidia-smi >/dev/null 2>&1 && [[ "$extras" != *gpu* ]]; then extras="$extras,gpu"; fi
+    wanted="$extras $(cat setup.py constraints.txt | cksum)"
     if [ ! -x .venv/bin/python ]; then
         local interpreter
         interpreter="$(find_python)" || exit 2
@@ -34,7 +36,7 @@ ensure_environment() {
         start=$SECONDS
         # torch first and by its exact version, so that nothing that follows can pull in another build of it.
         python -m pip install --quiet --disable-pip-version-check ${PIP_ARGS:-} -c constraints.txt torch
-        python -m pip install --quiet --disable-pip-version-check ${PIP_ARGS:-} -c constraints.txt -e ".[$1]"
+        python -m pip install --quiet --disable-pip-version-check ${PIP_ARGS:-} -c constraints.txt -e ".[$extras]"
         echo "$wanted" > "$stamp"
         echo "instag: installed in $((SECONDS - start)) s"
     fi
