@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from scipy.io import wavfile
 
-from instag.audio.features import READY_ONLY, extract
+from instag.audio.features import READY_ONLY, extract, save_features
 from instag.audio.io import read_audio
 from instag.camera import head_pose_to_camera, opencv_to_opengl
 from instag.data.audio import get_extractor, load_features
@@ -45,10 +45,7 @@ def write_features(folder: SubjectFolder, extractor: str, norm: str, frames: int
         load_features(folder.root, extractor)
         return
     features, constants = extract(folder.audio, extractor, norm, frames)
-    with atomic_path(folder.root / kind.norm_file) as partial:
-        partial.write_text(constants.to_json(), encoding="utf-8")
-    with atomic_path(folder.root / kind.files[0]) as partial:
-        np.save(partial, features)
+    save_features(folder.root / kind.files[0], features, constants)
 
 
 def write_transforms(folder: SubjectFolder, track: HeadTrack, size: int) -> None:
