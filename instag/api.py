@@ -112,7 +112,7 @@ def adapt_subject(
     with SubjectDataset.open(
         subject, size=data.size, extractor=config.model.extractor, cache_bytes=data.cache_mb << 20
     ) as dataset:
-        split = dataset.split(data.n_views, data.all_for_train)
+        split = dataset.split(data.n_views, data.all_for_train, data.first_frame, data.test_frames)
         for note in (*dataset.notes, *split.notes):
             logger.info("note: %s", note)
         if overwrite and output.exists():

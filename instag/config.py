@@ -286,7 +286,11 @@ class DataConfig:
     size: int | None = None
     """Images are area-resized to this side, px; None keeps the stored size."""
     n_views: int = -1
-    """Training frames from the start: 125, 250, 500 are 5, 10, 20 s; -1 takes the whole training part."""
+    """Training frames from `first_frame` on: 125, 250, 500 are 5, 10, 20 s; -1 takes the whole training part."""
+    first_frame: int = 0
+    """First training frame: to choose a shot, or to repeat published figures."""
+    test_frames: tuple[int, int] | None = None
+    """First and one past the last test frame; None: the end of the clip."""
     all_for_train: bool = False
     """Train on the test part too (no honest test is left then)."""
     cache_mb: int = 1024

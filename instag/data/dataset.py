@@ -180,9 +180,15 @@ class SubjectDataset:
             size=self.source.size,
         )
 
-    def split(self, n_views: int = ALL_VIEWS, all_for_train: bool = False) -> Split:
+    def split(
+        self,
+        n_views: int = ALL_VIEWS,
+        all_for_train: bool = False,
+        first: int = 0,
+        test: tuple[int, int] | None = None,
+    ) -> Split:
         """Training and test frames (`instag.data.split.split_frames`)."""
-        return split_frames(len(self), n_views, all_for_train)
+        return split_frames(len(self), n_views, all_for_train, first, test)
 
     def sound(self) -> tuple[np.ndarray, int]:
         """The clip's sound, float32 [n] in [-1, 1], and its rate in Hz."""

@@ -52,3 +52,25 @@ def test_all_for_train_within_the_training_part_has_nothing_to_say():
 def test_useless_requests_are_errors(total, n_views):
     with pytest.raises(DataError):
         split_frames(total, n_views)
+
+
+def test_a_window_and_its_own_test_part():
+    split = split_frames(1779, 250, first=900, test=(1150, 1300))
+    assert split.train.tolist() == list(range(900, 1150)) and split.test.tolist() == list(range(1150, 1300))
+    assert split.notes == ()
+
+
+def test_a_window_behind_the_test_part_runs_to_the_end():
+    split = split_frames(1000, first=600, test=(100, 200))
+    assert split.train.tolist() == list(range(600, 1000))
+
+
+def test_a_window_over_the_test_part_ends_before_it():
+    split = split_frames(1000, 500, first=50, test=(100, 200))
+    assert split.train.tolist() == list(range(50, 100)) and "cut to its 50 frames" in split.notes[0]
+
+
+@pytest.mark.parametrize("window", [{"first": -1}, {"first": 900}, {"test": (5, 5)}, {"test": (900, 1001)}])
+def test_windows_outside_the_clip_are_errors(window):
+    with pytest.raises(DataError):
+        split_frames(1000, **window)
