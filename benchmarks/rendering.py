@@ -1,6 +1,6 @@
-"""Rendering on a GPU: the captured batch alone, frames delivered to the host, a whole video. One JSON.
+"""Rendering on a GPU: the captured batch alone, frames delivered to the host, a whole video. One JSON, one table.
 
-    python3 benchmarks/gpu_render_check.py AVATAR [--frames 2000] [--out FILE]
+    python3 benchmarks/rendering.py AVATAR [--frames 2000] [--out FILE]
 
 AVATAR: `avatar.safetensors` of a run. The sound is made: only its length matters. Without PyAV the video is left out.
 """
@@ -114,6 +114,16 @@ def video(avatar, features: np.ndarray) -> dict | str:
     return result
 
 
+def table(result: dict) -> str:
+    """Frames per second of every part that has them."""
+    lines = ["| rendering | FPS |", "|---|---|"]
+    for part, entries in result.items():
+        if isinstance(entries, dict):
+            rows = {name: entry.get("fps") for name, entry in entries.items() if isinstance(entry, dict)}
+            lines += [f"| {part}, {name} | {fps:,} |" for name, fps in rows.items() if fps is not None]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("avatar", type=Path)
@@ -121,7 +131,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("gpu_render_check: torch sees no CUDA device; run it on a machine with one")
+        raise SystemExit("rendering: torch sees no CUDA device; run it on a machine with one")
     avatar = load_avatar(options.avatar, "cuda")
     made = made_features(avatar.model.extractor, options.frames)
     features = torch.from_numpy(made).cuda()
@@ -150,6 +160,7 @@ def main() -> None:
     if options.out:
         options.out.write_text(text + "\n")
     print(text)
+    print(table(result), file=sys.stderr)
 
 
 if __name__ == "__main__":
