@@ -10,6 +10,7 @@ from gaussian_rasterization.projection import sh_basis
 from nearest_neighbours import mean_squared_distance
 from torch import Tensor, nn
 
+from instag import kernels
 from instag.fields.motion import Deformation
 
 SH_DC = 0.28209479  # the constant spherical harmonic; colour = SH_DC * dc + 0.5
@@ -35,6 +36,16 @@ class DeformedGaussians(NamedTuple):
     means: Tensor
     scales: Tensor
     quaternions: Tensor
+
+
+class DrawnGaussians(NamedTuple):
+    """The Gaussians as the rasterizer takes them: `DeformedGaussians`, opacities [B, N] active, sh [N, K, 3]."""
+
+    means: Tensor
+    scales: Tensor
+    quaternions: Tensor
+    opacities: Tensor
+    sh: Tensor
 
 
 def point_spacing(points: Tensor) -> Tensor:
@@ -157,3 +168,15 @@ class GaussianField(nn.Module):
             return DeformedGaussians(means, scales.expand(frames, -1, -1), quaternions.expand(frames, -1, -1))
         scales = F.softplus(self.scales_raw + deformation.d_scale)
         return DeformedGaussians(means, scales, self.quaternions_raw + deformation.d_rotation)
+
+    def drawn(self, frames: int, deformation: Deformation | None = None) -> DrawnGaussians:
+        """The Gaussians of B = `frames` frames, deformed or at rest; by one kernel where it applies."""
+        if kernels.usable(self.means):
+            from instag.kernels.deform import deform_cuda  # needs the `gpu` extra
+
+            if deformation is None:
+                return DrawnGaussians(*deform_cuda(self, frames))
+            others = (None, None) if deformation.mean_only else (deformation.d_scale, deformation.d_rotation)
+            return DrawnGaussians(*deform_cuda(self, frames, deformation.d_mean, *others))
+        parts = (part.expand(frames, -1, -1) for part in self.deformed(deformation))
+        return DrawnGaussians(*parts, self.opacities[:, 0].expand(frames, -1), self.sh)

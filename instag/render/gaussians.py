@@ -10,7 +10,7 @@ from torch import Tensor
 
 from instag.camera import Camera
 from instag.fields.motion import Deformation
-from instag.fields.structure import DeformedGaussians, GaussianField
+from instag.fields.structure import GaussianField
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def render_branch(
         attention: draw the attention maps as extra channels, geometry detached (METHOD.md section 4).
     """
     views = len(camera.focal)
-    gaussians = DeformedGaussians(*(part.expand(views, -1, -1) for part in structure.deformed(motion and motion.total)))
+    gaussians = structure.drawn(views, motion and motion.total)
     projected = None
     if torch.is_grad_enabled():
         projected = gaussians.means.new_zeros(*gaussians.means.shape[:2], 2, requires_grad=True)
@@ -71,8 +71,8 @@ def render_branch(
         gaussians.means,
         gaussians.scales,
         gaussians.quaternions,
-        structure.opacities[:, 0],
-        structure.sh,
+        gaussians.opacities,
+        gaussians.sh,
         camera.world_to_camera,
         camera.focal,
         key,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from gaussian_rasterization.projection import rotation_matrices
 from torch import Tensor, nn
 
+from instag import kernels
 from instag.camera import Camera
 from instag.config import DensityConfig
 from instag.fields.structure import GaussianField
@@ -85,6 +86,11 @@ class DensityControl:
     def record(self, render: BranchRender) -> None:
         """Add a step's screen-space gradients, in place."""
         assert render.projected is not None and render.projected.grad is not None
+        if kernels.usable(render.projected.grad):
+            from instag.kernels.deform import record_gradients_cuda  # needs the `gpu` extra
+
+            statistics = (self.statistics.gradient, self.statistics.visible)
+            return record_gradients_cuda(render.projected.grad, render.image.radii, *statistics)
         norms = render.projected.grad.norm(dim=-1)  # [B, N]
         seen = render.image.radii > 0
         self.statistics.gradient += (norms * seen).sum(0)
