@@ -1,12 +1,13 @@
 """Loss terms as pure functions (METHOD.md sections 5 and 6). Weights and masks are the caller's.
 
-Images [B, 3, H, W] in [0, 1]; maps and masks [B, 1, H, W], masks bool. Every function returns a scalar unless it says
-otherwise.
+Images [B, 3, H, W] in [0, 1]; maps and masks [B, 1, H, W], masks bool. A term is the sum of the tensor that stands for
+it: a scalar, or on the GPU the shares of a kernel's blocks, which `total` sums with everything else. Every function
+returns a scalar unless it says otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -64,14 +65,14 @@ def photometric_torch(render: Tensor, target: Tensor, weight: float = DSSIM_WEIG
 
 
 def photometric(render: Tensor, target: Tensor, weight: float = DSSIM_WEIGHT) -> Tensor:
-    """L1 + weight * (1 - SSIM) over whole images (paper Sec. 3.4), gradient to the render alone.
+    """The term L1 + weight * (1 - SSIM) over whole images (paper Sec. 3.4), gradient to the render alone.
 
     By its CUDA or numba twin where one applies (float32).
     """
     if kernels.usable(render, target):
-        from instag.kernels.l1_ssim import photometric_cuda  # needs the `gpu` extra
+        from instag.kernels.l1_ssim import photometric_parts  # needs the `gpu` extra
 
-        return photometric_cuda(render, target, weight)
+        return photometric_parts(render, target, weight)
     if HAS_NUMBA and render.device.type == "cpu" and render.dtype == target.dtype == torch.float32:
         from instag.losses_numba import photometric_numba  # numba takes 0.5 s to import: only where it is used
 
@@ -89,9 +90,24 @@ def alpha_coverage(alpha: Tensor, inside: Tensor) -> Tensor:
     return torch.where(inside, 1 - alpha, alpha).mean()
 
 
-def magnitude(*offsets: Tensor | None) -> Tensor:
-    """Sum of the mean absolute values of what is there; at least one must be."""
-    return torch.stack([offset.abs().mean() for offset in offsets if offset is not None]).sum()
+def magnitude(*offsets: Tensor | None, weight: float = 1.0) -> Tensor:
+    """The term weight * sum of the mean absolute values of what is there; at least one must be."""
+    present = [offset for offset in offsets if offset is not None]
+    if kernels.usable(*present):
+        from instag.kernels.terms import magnitude_cuda  # needs the `gpu` extra
+
+        return magnitude_cuda(*present, weight=weight)
+    return weight * torch.stack([offset.abs().mean() for offset in present]).sum()
+
+
+def total(terms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss, and the value of each term by its name, without a gradient."""
+    if kernels.usable(*terms.values()):
+        from instag.kernels.terms import total_cuda  # needs the `gpu` extra
+
+        return total_cuda(terms)
+    values = {name: term.sum() for name, term in terms.items()}
+    return torch.stack(list(values.values())).sum(), {name: value.detach() for name, value in values.items()}
 
 
 def negative_contrast(d_mean: Tensor, others: Iterable[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from instag.data.audio import DEFAULT_EXTRACTOR
-from instag.data.frame import Condition, FrameBatch, GeometryPrior
+from instag.data.frame import Condition, FrameBatch, GeometryPrior, PictureRows
 from instag.data.frame_store import DEFAULT_CACHE_BYTES, FrameSource, FrameStore, Picture, SubjectTracks, resize_prior
 from instag.data.layout import (
     BLINK_RANGE,
@@ -213,10 +213,10 @@ class SubjectDataset:
         """Frames `indices` (B of them, any order, repeats allowed); with the geometry prior where asked for."""
         index = self._numbers(indices)
         pictures = [self.store.picture(int(i)) for i in index]
-        stacked = tuple(torch.from_numpy(np.stack(arrays)).to(device) for arrays in zip(*pictures, strict=True))
+        stacked = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in zip(*pictures, strict=True))
+        rows = PictureRows(*stacked, torch.arange(len(index), device=device))
         geometry = self.prior(index, device) if prior else None
-        tracks = self._condition_tracks(device)
-        return tracks.batch(torch.from_numpy(index).to(device), stacked, geometry)
+        return self._condition_tracks(device).batch(torch.from_numpy(index).to(device), rows, geometry)
 
     def prior(self, indices: Indices, device: torch.device | str = "cpu") -> GeometryPrior:
         """Depth and normals: of sapiens/ where the folder has it, else of the face mesh; DataError where neither is."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -47,28 +49,88 @@ class GeometryPrior:
     normal: Tensor
     valid: Tensor
 
+    def to(self, device: torch.device | str) -> GeometryPrior:
+        """The same prior on a device."""
+        return GeometryPrior(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+class Prior(Protocol):
+    """What a `GeometryPrior` says, however it is kept."""
+
+    @property
+    def depth(self) -> Tensor:
+        """[B, 1, H, W]."""
+
+    @property
+    def normal(self) -> Tensor:
+        """[B, 3, H, W]."""
+
+    @property
+    def valid(self) -> Tensor:
+        """Bool [B, 1, H, W]."""
+
+    def to(self, device: torch.device | str) -> Prior:
+        """The same prior on a device."""
+
+
+@dataclass(frozen=True)
+class PictureRows:
+    """B frames by their rows in uint8 stores, from which kernels read them without a copy.
+
+    Attributes:
+        image, plate: uint8 [R, H, W, 3]: person over the clean plate; torso over the plate.
+        labels: uint8 [R, H, W], values of layout.Label.
+        row: int64 [B].
+    """
+
+    image: Tensor
+    plate: Tensor
+    labels: Tensor
+    row: Tensor
+
+    def to(self, device: torch.device | str) -> PictureRows:
+        """These B frames on a device."""
+        parts = (part[self.row].to(device) for part in (self.image, self.plate, self.labels))
+        return PictureRows(*parts, torch.arange(len(self.row), device=device))
+
+
+def to_float(image: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [0, 1]."""
+    return image.permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """B filmed frames with their conditions.
+    """B filmed frames with their conditions. Pictures become floats when they are first asked for.
 
     Attributes:
         index: [B] int64, number of the frame in its video.
         condition: what drives the head in these frames.
-        image: [B, 3, H, W] in [0, 1], person over the clean plate.
-        background: [B, 3, H, W] in [0, 1], torso over the plate.
-        labels: [B, H, W] uint8, values of layout.Label.
+        pictures: image, plate and labels as uint8.
         lip_rectangle: [B, 4] int64 top, bottom, left, right; half-open, clipped to the image.
         prior: geometry prior, or None where it was not asked for.
     """
 
     index: Tensor
     condition: Condition
-    image: Tensor
-    background: Tensor
-    labels: Tensor
+    pictures: PictureRows
     lip_rectangle: Tensor
-    prior: GeometryPrior | None = None
+    prior: Prior | None = None
+
+    @cached_property
+    def image(self) -> Tensor:
+        """[B, 3, H, W] in [0, 1], person over the clean plate."""
+        return to_float(self.pictures.image[self.pictures.row])
+
+    @cached_property
+    def background(self) -> Tensor:
+        """[B, 3, H, W] in [0, 1], torso over the plate."""
+        return to_float(self.pictures.plate[self.pictures.row])
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """[B, H, W] uint8, values of layout.Label."""
+        return self.pictures.labels[self.pictures.row]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -90,10 +152,10 @@ class FrameBatch:
 
     def to(self, device: torch.device | str) -> FrameBatch:
         """The same frames on a device."""
-        moved = {
-            f.name: value.to(device)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), (Tensor, Condition))
-        }
-        prior = self.prior and GeometryPrior(*(getattr(self.prior, f.name).to(device) for f in fields(self.prior)))
-        return replace(self, **moved, prior=prior)
+        return FrameBatch(
+            self.index.to(device),
+            self.condition.to(device),
+            self.pictures.to(device),
+            self.lip_rectangle.to(device),
+            self.prior and self.prior.to(device),
+        )

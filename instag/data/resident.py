@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from instag.camera import Camera
 from instag.data.audio import audio_windows
-from instag.data.frame import Condition, FrameBatch, GeometryPrior
+from instag.data.frame import Condition, FrameBatch, GeometryPrior, PictureRows, Prior
 
 PRIOR_THREADS = 8  # that draw priors on the host
 PROGRESS_DELAY = 2.0  # seconds before a bar appears
@@ -58,18 +59,9 @@ class ConditionTracks:
             audio = self.expression.new_zeros(len(index), 0, 0, 0)
         return Condition(camera, audio, self.expression[index])
 
-    def batch(self, index: Tensor, picture: tuple[Tensor, Tensor, Tensor], prior: GeometryPrior | None) -> FrameBatch:
-        """Frames `index` [B] from uint8 image and plate [B, H, W, 3] and labels [B, H, W]."""
-        image, plate, labels = picture
-        return FrameBatch(
-            index=index,
-            condition=self.condition(index),
-            image=to_float(image),
-            background=to_float(plate),
-            labels=labels,
-            lip_rectangle=self.lip_rectangle[index],
-            prior=prior,
-        )
+    def batch(self, index: Tensor, pictures: PictureRows, prior: Prior | None) -> FrameBatch:
+        """Frames `index` [B], whose pictures these are."""
+        return FrameBatch(index, self.condition(index), pictures, self.lip_rectangle[index], prior)
 
 
 class ResidentFrames:
@@ -121,7 +113,7 @@ class ResidentFrames:
             index = numbers.to(self.device)
         row = self._row[index]
         geometry = self.load_priors().rows(row) if prior else None
-        return self._tracks.batch(index, (self.image[row], self.plate[row], self.labels[row]), geometry)
+        return self._tracks.batch(index, PictureRows(self.image, self.plate, self.labels, row), geometry)
 
     def load_priors(self, progress: bool = False) -> CompactPriors:
         """Geometry priors of all frames, made on the host when first asked for and then kept."""
@@ -140,14 +132,20 @@ class CompactPriors:
     """Geometry priors of R frames in 6 bytes a pixel: depth in steps of a 65,534th of its range, normals of a 127th.
 
     That is finer than any prior is true. Where a prior is not valid, its depth is arbitrary.
+
+    Attributes:
+        depth: int16 [R, H, W], steps from the middle.
+        normal: int8 [R, H, W, 3].
+        valid: bool [R, H, W].
+        range: float32 [R, 2]: middle, size of a step.
     """
 
     def __init__(self, labels: Tensor):
         """labels: [R, H, W], for the shape and the device."""
-        self._depth = torch.zeros_like(labels, dtype=torch.int16)
-        self._normal = labels.new_zeros((*labels.shape, 3), dtype=torch.int8)
-        self._valid = torch.zeros_like(labels, dtype=torch.bool)
-        self._range = labels.new_zeros((len(labels), 2), dtype=torch.float32)  # middle, size of a step
+        self.depth = torch.zeros_like(labels, dtype=torch.int16)
+        self.normal = labels.new_zeros((*labels.shape, 3), dtype=torch.int8)
+        self.valid = torch.zeros_like(labels, dtype=torch.bool)
+        self.range = labels.new_zeros((len(labels), 2), dtype=torch.float32)
 
     def put(self, row: int, prior: GeometryPrior) -> None:
         """Keep a frame's prior, given on the host."""
@@ -155,21 +153,39 @@ class CompactPriors:
         depth = torch.where(valid, prior.depth[0, 0], prior.depth[prior.valid].mean() if valid.any() else 0.0)
         low, high = depth.min(), depth.max()
         middle, step = (low + high) / 2, (high - low).clamp_min(SMALLEST_RANGE) / DEPTH_STEPS
-        self._depth[row] = ((depth - middle) / step).round().short().to(self._depth.device)
-        self._normal[row] = (NORMAL_STEPS * prior.normal[0]).round().char().permute(1, 2, 0).to(self._normal.device)
-        self._valid[row] = valid.to(self._valid.device)
-        self._range[row] = torch.stack([middle, step]).to(self._range.device)
+        self.depth[row] = ((depth - middle) / step).round().short().to(self.depth.device)
+        self.normal[row] = (NORMAL_STEPS * prior.normal[0]).round().char().permute(1, 2, 0).to(self.normal.device)
+        self.valid[row] = valid.to(self.valid.device)
+        self.range[row] = torch.stack([middle, step]).to(self.range.device)
 
-    def rows(self, row: Tensor) -> GeometryPrior:
-        """Priors of B rows, nothing read back."""
-        middle, step = self._range[row][..., None, None, None].unbind(1)  # [B, 1, 1, 1]
-        return GeometryPrior(
-            middle + step * self._depth[row][:, None].float(),
-            self._normal[row].permute(0, 3, 1, 2).contiguous().float() / NORMAL_STEPS,
-            self._valid[row][:, None],
-        )
+    def rows(self, row: Tensor) -> StoredPrior:
+        """Priors of B rows, int64 [B] on this device."""
+        return StoredPrior(self, row)
 
 
-def to_float(image: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [0, 1]."""
-    return image.permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+@dataclass(frozen=True)
+class StoredPrior:
+    """Priors of B rows of a store; they become floats when they are first asked for. See `GeometryPrior`."""
+
+    store: CompactPriors
+    row: Tensor
+
+    @cached_property
+    def depth(self) -> Tensor:
+        """[B, 1, H, W] larger when farther."""
+        middle, step = self.store.range[self.row][..., None, None, None].unbind(1)  # [B, 1, 1, 1]
+        return middle + step * self.store.depth[self.row][:, None].float()
+
+    @cached_property
+    def normal(self) -> Tensor:
+        """[B, 3, H, W] unit, OpenGL camera axes."""
+        return self.store.normal[self.row].permute(0, 3, 1, 2).contiguous().float() / NORMAL_STEPS
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """Bool [B, 1, H, W]."""
+        return self.store.valid[self.row][:, None]
+
+    def to(self, device: torch.device | str) -> GeometryPrior:
+        """The same priors on a device, without their store."""
+        return GeometryPrior(self.depth.to(device), self.normal.to(device), self.valid.to(device))

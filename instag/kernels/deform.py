@@ -40,7 +40,7 @@ def deform_cuda(
 
 @torch.no_grad()
 def record_gradients_cuda(d_projected: Tensor, radii: Tensor, gradient: Tensor, visible: Tensor) -> None:
-    """Add |d_projected| [B, N, 2] where radii [B, N] (int32) > 0 to `gradient` [N], and those views to `visible` [N]."""
+    """Add |d_projected| [B, N, 2] where radii [B, N] int32 > 0 to `gradient` [N], and those views to `visible` [N]."""
     frames, count = radii.shape
     _module(radii.device).launch(
         "record_gradients", (loader.sizes_in_blocks(count, THREADS),), THREADS,
@@ -57,7 +57,13 @@ class _Deform(torch.autograd.Function):
         ctx.shapes = [None if each is None else each.shape for each in inputs]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(scales_raw, opacities_raw, d_scale)
-        shapes = ((frames, count, 3), (frames, count, 3), (frames, count, 4), (frames, count), (count, 1 + rest // 3, 3))
+        shapes = (
+            (frames, count, 3),
+            (frames, count, 3),
+            (frames, count, 4),
+            (frames, count),
+            (count, 1 + rest // 3, 3),
+        )
         outputs = tuple(torch.empty(shape, device=means.device) for shape in shapes)
         _module(means.device).launch(
             "deform_forward", (loader.sizes_in_blocks(count, THREADS),), THREADS, count, frames, rest, *inputs, *outputs

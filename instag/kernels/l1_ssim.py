@@ -17,6 +17,11 @@ FILE = "l1_ssim.cu"
 
 def photometric_cuda(render: Tensor, target: Tensor, weight: float = DSSIM_WEIGHT) -> Tensor:
     """Mean absolute difference + weight * (1 - mean SSIM) of [..., H, W] in [0, 1]; gradient to `render` alone."""
+    return photometric_parts(render, target, weight).sum()
+
+
+def photometric_parts(render: Tensor, target: Tensor, weight: float = DSSIM_WEIGHT) -> Tensor:
+    """`photometric_cuda` in parts [P] that are to be summed (`instag.losses.total`)."""
     return _L1Ssim.apply(render.contiguous(), target.detach().contiguous(), weight)
 
 
@@ -34,11 +39,11 @@ class _L1Ssim(torch.autograd.Function):
             "l1_ssim_forward", ctx.grid, THREADS, *ctx.size, *ctx.weights, render, target, slopes, partial
         )
         ctx.save_for_backward(render, target, slopes)
-        return partial.sum()
+        return partial
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_loss):
+    def backward(ctx, d_loss):  # uniform, since the parts are summed
         render, target, slopes = ctx.saved_tensors
         d_render = torch.empty_like(render)
         _module(render).launch(

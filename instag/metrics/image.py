@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from instag.data.frame import to_float
 from instag.data.layout import Label
-from instag.data.resident import to_float
 from instag.losses import ssim
 from instag.metrics.lpips import LPIPS
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instag.data.resident import to_float
+from instag.data.frame import to_float
 from instag.kernels.capture import Captured, Graphs
 
 FRAMES = 8  # of a batch, rendered together

@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from gaussian_rasterization import RasterOutput
 from torch import Tensor
 
 from instag import losses
 from instag.camera import Camera
 from instag.config import TrainingConfig
 from instag.data.frame import FrameBatch
-from instag.data.layout import Label
 from instag.data.sampling import Curriculum, face_curriculum, mouth_curriculum
 from instag.fields.structure import GaussianField
 from instag.head import HeadRender, Key, Mode, TalkingHead
+from instag.losses_pixels import Compared, PixelRules, compare
 from instag.metrics.lpips import LPIPS
 from instag.render.gaussians import BranchRender
 from instag.training.optimizers import GroupedOptimizer
 from instag.training.stage import BranchStage, Choice, Subject
-from instag.training.targets import face_pair, head_mask, is_key_colored, mouth_pair
+from instag.training.targets import face_rules, is_key_colored, mouth_rules, pair_only
 
 HAIR_CYCLE = 7  # hair takes part in one of so many steps
 BEHIND_HEAD = -0.07  # head units, z; few-shot face Gaussians do not belong behind it
@@ -72,53 +71,36 @@ class FaceStage(BranchStage):
         """The face alone on the green key, with attention maps."""
         return Mode(mouth=False, attention=True, aligned=choice.aligned, key="green")
 
+    def rules(self, choice: Choice) -> PixelRules:
+        """What of a frame the face is compared with."""
+        return face_rules(self.config.losses, choice.ignore_hair, choice.prior, choice.depth)
+
     def photometric_term(self, face: BranchRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
-        """The face against its target."""
-        pair = face_pair(face.image.color, frames, self.head.key("green"), choice.ignore_hair)
-        return {"photometric": losses.photometric(*pair, self.config.losses.dssim)}
+        """The face against its target, and nothing else."""
+        pair = compare(face.image, frames, self.head.key("green"), pair_only(self.rules(choice)))
+        return {"photometric": losses.photometric(pair.render, pair.target, self.config.losses.dssim)}
 
     def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """Photometric, alpha, attention, motion, then geometry prior and perceptual terms."""
         assert render.face is not None and render.face.motion is not None
         face, weights = render.face, self.config.losses
-        terms = self.photometric_term(face, frames, choice)
-        terms["alpha"] = weights.alpha * losses.alpha_coverage(face.image.alpha, head_mask(frames))
-        # The universal field's maps, and the personalised field's where there is one: both are held back alike.
-        audio_map, eye_map = (face.image.extra[:, i::2].sum(1, keepdim=True) for i in (0, 1))
-        terms["attention_lips"] = weights.attention_lips * losses.masked_mean(eye_map, frames.lip_mask())
-        if not choice.ignore_hair:
-            hair = frames.mask(Label.HAIR)
-            terms["attention_hair"] = weights.attention_hair * (
-                losses.masked_mean(audio_map, hair) + losses.masked_mean(eye_map, hair)
-            )
+        compared = compare(face.image, frames, self.head.key("green"), self.rules(choice))
         total = face.motion.total
-        terms["motion"] = weights.motion * losses.magnitude(
-            total.d_mean, total.d_rotation, total.d_opacity, total.d_scale, face.motion.offset
-        )
-        return (
-            terms | self._prior_terms(face.image, frames, choice) | self._perceptual_terms(face.image, frames, choice)
-        )
+        sizes = (total.d_mean, total.d_rotation, total.d_opacity, total.d_scale, face.motion.offset)
+        return {
+            "photometric": losses.photometric(compared.render, compared.target, weights.dssim),
+            **compared.terms,
+            "motion": losses.magnitude(*sizes, weight=weights.motion),
+            **self._perceptual_terms(compared, frames, choice),
+        }
 
-    def _prior_terms(self, image: RasterOutput, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
-        """Depth and normals, where the prior is valid and the face shows (never inside the mouth)."""
-        prior, weights = frames.prior, self.config.losses
-        if prior is None:
-            return {}
-        normal = losses.to_camera_normals(image.normal, frames.condition.camera.world_to_camera)
-        head = prior.valid & head_mask(frames)
-        terms = {"normal": weights.normal * losses.normal_prior(normal, prior.normal, head)}
-        if choice.depth:
-            face = prior.valid & frames.mask(Label.HEAD)
-            terms["depth"] = weights.depth * losses.depth_prior(image.depth, prior.depth, face, prior.valid)
-        return terms
-
-    def _perceptual_terms(self, image: RasterOutput, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
+    def _perceptual_terms(self, compared: Compared, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """Patches of the face with the lips hidden; in long mode also the lips alone."""
         size = choice.patch
         if self.perceptual is None or size is None:
             return {}
         key, lips = self.head.key("green"), frames.lip_mask()
-        color, target = face_pair(image.color, frames, key, choice.ignore_hair)
+        color, target = compared.render, compared.target
         shown = self.perceptual.patches(losses.paint(color, lips, key), losses.paint(target, lips, key), size)
         terms = {"lpips": self.config.losses.lpips * shown}
         if self.training.long:
@@ -177,21 +159,25 @@ class MouthStage(BranchStage):
         return Mode(face=False, aligned=choice.aligned, key=self.key(choice))
 
     def photometric_term(self, mouth: BranchRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
-        """The mouth against its target."""
-        pair = mouth_pair(mouth.image.color, frames, self.head.key(self.key(choice)))
-        return {"photometric": losses.photometric(*pair, self.config.losses.dssim)}
+        """The mouth against its target, and nothing else."""
+        rules = pair_only(mouth_rules(self.config.losses))
+        pair = compare(mouth.image, frames, self.head.key(self.key(choice)), rules)
+        return {"photometric": losses.photometric(pair.render, pair.target, self.config.losses.dssim)}
 
     def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """Photometric and alpha terms, and the aligner's offset."""
         assert render.mouth is not None and render.mouth.motion is not None
         mouth, weights = render.mouth, self.config.losses
-        terms = self.photometric_term(mouth, frames, choice)
-        terms["alpha"] = weights.alpha * losses.alpha_coverage(mouth.image.alpha, frames.lip_mask())
+        compared = compare(mouth.image, frames, self.head.key(self.key(choice)), mouth_rules(weights))
+        terms = {
+            "photometric": losses.photometric(compared.render, compared.target, weights.dssim),
+            **compared.terms,
+        }
         if mouth.motion.offset is not None:
-            terms["motion"] = weights.motion * mouth.motion.offset.abs().mean()
+            terms["motion"] = losses.magnitude(mouth.motion.offset, weight=weights.motion)
         if self.perceptual is not None and choice.patch is not None:
-            color, target = mouth_pair(mouth.image.color, frames, self.head.key(self.key(choice)))
-            terms["lpips"] = weights.lpips * self.perceptual.patches(color, target, choice.patch)
+            shown = self.perceptual.patches(compared.render, compared.target, choice.patch)
+            terms["lpips"] = weights.lpips * shown
         return terms
 
     def rates(self, step: int) -> tuple[dict[str, float], dict[str, float]]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from instag import losses
 from instag.kernels.capture import Captured, Graphs
 from instag.training.stage import Choice, Plan, StepInputs
 
@@ -120,8 +121,7 @@ class Steps:
         stage = self._stage
         frames = stage.frames(inputs, choice)
         render = stage.render(frames, inputs, choice)
-        terms = stage.losses(render, frames, choice)
-        total = torch.stack(list(terms.values())).sum()
-        total.backward()
+        loss, values = losses.total(stage.losses(render, frames, choice))
+        loss.backward()
         stage.record(render, choice)
-        return frames, {name: term.detach() for name, term in {"loss": total, **terms}.items()}
+        return frames, {"loss": loss.detach(), **values}

@@ -72,8 +72,8 @@ class PretrainFace(FaceStage):
         terms = super().losses(render, frames, choice)
         personal = render.face.motion.personal
         if personal is not None:
-            size = losses.magnitude(personal.d_mean, personal.d_rotation, personal.d_opacity, personal.d_scale)
-            terms["motion_personal"] = self.config.losses.motion * size
+            sizes = (personal.d_mean, personal.d_rotation, personal.d_opacity, personal.d_scale)
+            terms["motion_personal"] = losses.magnitude(*sizes, weight=self.config.losses.motion)
         return terms | contrast_term(self, personal, frames, self.rivals(), frames.condition.expression)
 
     def field_factor(self, step: int) -> float:
@@ -123,7 +123,7 @@ class PretrainMouth(MouthStage):
         sizes = [motion.total.d_mean, motion.universal.d_rotation]
         if motion.personal is not None:
             sizes += [motion.personal.d_mean, motion.personal.d_rotation]
-        terms["motion"] = self.config.losses.motion * losses.magnitude(*sizes)
+        terms["motion"] = losses.magnitude(*sizes, weight=self.config.losses.motion)
         rivals = [] if choice.rival is None else [self.rivals()[choice.rival]]  # the face is contrasted with all
         return terms | contrast_term(self, motion.personal, frames, rivals)
 

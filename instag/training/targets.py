@@ -1,39 +1,49 @@
-"""What each branch is compared with: pairs (render, target) of [B, 3, H, W] (METHOD.md sections 5 and 6)."""
+"""What each branch is compared with, as rules over regions of a frame (METHOD.md sections 5 and 6)."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from instag.data.frame import FrameBatch
-from instag.data.layout import Label
-from instag.losses import paint
+from instag.config import LossConfig
+from instag.losses_pixels import HAIR, HEAD_AND_HAIR, IN_LIPS, MOUTH, SKIN, AttentionRule, PixelRules
 
 
-def face_pair(color: Tensor, frames: FrameBatch, key: Tensor, ignore_hair: bool) -> tuple[Tensor, Tensor]:
-    """The face's render against the frame where it shows face or hair, key colour elsewhere.
+def face_rules(weights: LossConfig, ignore_hair: bool, prior: bool, depth: bool) -> PixelRules:
+    """The face: skin and hair of the frame, key colour elsewhere, also where the inside of the mouth is.
 
-    The inner mouth is key-coloured in the target. With `ignore_hair` hair is painted over in both.
+    Args:
+        weights: of the stage.
+        ignore_hair: hair is painted over in render and target, and attention is free there; alpha belongs there still.
+        prior, depth: whether the geometry prior takes part, and its depth too (never inside the mouth).
     """
-    target = paint(frames.image, ~frames.mask(Label.HEAD, Label.HAIR), key)
+    attention = (AttentionRule("attention_lips", IN_LIPS, 0.0, weights.attention_lips),)
     if not ignore_hair:
-        return color, target
-    hair = frames.mask(Label.HAIR)
-    return paint(color, hair, key), paint(target, hair, key)
+        attention += (AttentionRule("attention_hair", HAIR, weights.attention_hair, weights.attention_hair),)
+    return PixelRules(
+        shown=SKIN if ignore_hair else HEAD_AND_HAIR,
+        painted=HAIR if ignore_hair else 0,
+        opaque=HEAD_AND_HAIR,
+        alpha=weights.alpha,
+        attention=attention,
+        normal_region=HEAD_AND_HAIR,
+        normal=weights.normal if prior else 0.0,
+        depth_region=SKIN,
+        depth=weights.depth if depth else 0.0,
+    )
 
 
-def mouth_pair(color: Tensor, frames: FrameBatch, key: Tensor) -> tuple[Tensor, Tensor]:
-    """The mouth's render against the frame inside the mouth, key colour elsewhere.
+def mouth_rules(weights: LossConfig) -> PixelRules:
+    """The mouth: the frame inside the mouth, key colour elsewhere.
 
     Lips and skin inside the lip rectangle are ignored (painted over in the render); outside the rectangle the render
     must be the key colour.
     """
-    inside = frames.mask(Label.MOUTH)
-    return paint(color, frames.lip_mask() ^ inside, key), paint(frames.image, ~inside, key)
+    return PixelRules(shown=MOUTH, painted=IN_LIPS ^ MOUTH, opaque=IN_LIPS, alpha=weights.alpha)
 
 
-def head_mask(frames: FrameBatch) -> Tensor:
-    """Where the face's alpha belongs: skin and, always, hair; bool [B, 1, H, W]."""
-    return frames.mask(Label.HEAD, Label.HAIR)
+def pair_only(rules: PixelRules) -> PixelRules:
+    """The same images to compare, without further terms."""
+    return PixelRules(rules.shown, rules.painted)
 
 
 def is_key_colored(color: Tensor, low: float, high: float) -> Tensor:

@@ -1,0 +1,131 @@
+"""Pixel terms' kernels, emulated, against the float64 torch twin, with the rules of the stages."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+from cuda_emulation import needs_compiler
+from gaussian_rasterization import RasterOutput
+from raster_scenes import relative_error
+
+from instag.camera import Camera
+from instag.data.frame import Condition, FrameBatch, GeometryPrior, PictureRows
+from instag.data.layout import Label
+from instag.data.resident import CompactPriors
+from instag.losses_pixels import (
+    HAIR,
+    HEAD_AND_HAIR,
+    IN_LIPS,
+    MOUTH,
+    SKIN,
+    AttentionRule,
+    PixelRules,
+    compare_torch,
+    mask,
+    region,
+)
+
+pytestmark = needs_compiler
+VIEWS, STORED, HEIGHT, WIDTH = 2, 3, 37, 45
+LIPS = AttentionRule("lips", IN_LIPS, 0.0, 1e-3)
+FACE = PixelRules(HEAD_AND_HAIR, 0, HEAD_AND_HAIR, 0.1, (LIPS, AttentionRule("hair", HAIR, 2e-3, 1e-3)))
+RULES = {
+    "face": FACE,
+    "no hair": PixelRules(SKIN, HAIR, HEAD_AND_HAIR, 0.1, (LIPS,)),
+    "prior": PixelRules(
+        HEAD_AND_HAIR, HAIR, HEAD_AND_HAIR, 0.1, (LIPS,), HEAD_AND_HAIR, normal=0.5, depth_region=SKIN, depth=0.3
+    ),
+    "mouth": PixelRules(MOUTH, IN_LIPS ^ MOUTH, IN_LIPS, 0.2),
+}
+
+
+@pytest.fixture(scope="module")
+def frames() -> FrameBatch:
+    generator = torch.Generator().manual_seed(0)
+
+    def integers(low: int, high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(low, high, (STORED, HEIGHT, WIDTH, *shape), generator=generator, dtype=torch.uint8)
+
+    labels, row = integers(0, len(Label)), torch.tensor([2, 0])
+    store = CompactPriors(labels)
+    for i in range(STORED):
+        normal = torch.nn.functional.normalize(torch.randn(1, 3, HEIGHT, WIDTH, generator=generator), dim=1)
+        valid = torch.rand(1, 1, HEIGHT, WIDTH, generator=generator) > 0.3
+        valid[..., 5, :] = False  # a row without any
+        valid[..., 6, 1:] = False
+        store.put(i, GeometryPrior(1 + torch.rand(1, 1, HEIGHT, WIDTH, generator=generator), normal, valid))
+    rotation = torch.linalg.qr(torch.randn(VIEWS, 3, 3, generator=generator)).Q
+    poses = torch.eye(4).repeat(VIEWS, 1, 1)
+    poses[:, :3, :3] = rotation
+    camera = Camera(poses, torch.full((VIEWS,), 50.0), WIDTH, HEIGHT)
+    condition = Condition(camera, torch.zeros(VIEWS, 8, 1, 1), torch.zeros(VIEWS, 6))
+    pictures = PictureRows(integers(0, 256, 3), integers(0, 256, 3), labels, row)
+    rectangle = torch.tensor([[10, 30, 5, 25], [0, 4, 40, WIDTH]])
+    return FrameBatch(row, condition, pictures, rectangle, store.rows(row))
+
+
+def made_images(dtype: torch.dtype, channels: int) -> RasterOutput:
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"color": 3, "depth": 1, "normal": 3, "alpha": 1, "extra": channels}
+    images = {
+        name: torch.rand(VIEWS, count, HEIGHT, WIDTH, generator=generator).to(dtype).requires_grad_()
+        for name, count in shapes.items()
+    }
+    return RasterOutput(**images, radii=torch.zeros(VIEWS, 1, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("name", RULES)
+def test_against_torch(emulated, frames, name, channels) -> None:
+    from instag.kernels.pixels import compare_cuda
+
+    rules, key = RULES[name], torch.tensor([0.0, 1.0, 0.0])
+    ours, truth = made_images(torch.float32, channels), made_images(torch.float64, channels)
+    exact = exact_frames(frames)
+    found, expected = compare_cuda(ours, frames, key, rules), compare_torch(truth, exact, key.double(), rules)
+    assert relative_error(found.target, expected.target) < 1e-6 and not found.target.requires_grad
+    assert relative_error(found.render, expected.render) < 1e-6
+    assert found.terms.keys() == expected.terms.keys()
+    for term, value in expected.terms.items():
+        assert found.terms[term].item() == pytest.approx(value.item(), rel=1e-5), term
+    weight = torch.rand(VIEWS, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2))
+    (sum((k + 1) * v for k, v in enumerate(found.terms.values())) + (found.render * weight).sum()).backward()
+    (sum((k + 1) * v for k, v in enumerate(expected.terms.values())) + (expected.render * weight).sum()).backward()
+    for field in fields(RasterOutput):
+        mine, right = getattr(ours, field.name).grad, getattr(truth, field.name).grad
+        if right is None:
+            assert mine is None, field.name
+        else:
+            assert relative_error(mine, right) < 1e-5, field.name
+
+
+def exact_frames(frames: FrameBatch) -> FrameBatch:
+    """The same with float64 prior and cameras."""
+    store = frames.prior.store
+    row = frames.pictures.row
+    middle, step = store.range.double()[row][..., None, None, None].unbind(1)
+    depth = middle + step * store.depth[row][:, None]
+    prior = GeometryPrior(depth, store.normal[row].permute(0, 3, 1, 2).double() / 127, frames.prior.valid)
+    camera = frames.condition.camera
+    camera = Camera(camera.world_to_camera.double(), camera.focal.double(), WIDTH, HEIGHT)
+    condition = Condition(camera, frames.condition.audio, frames.condition.expression)
+    return FrameBatch(frames.index, condition, frames.pictures, frames.lip_rectangle, prior)
+
+
+def test_regions_are_the_masks(frames) -> None:
+    assert torch.equal(mask(frames, HEAD_AND_HAIR), frames.mask(Label.HEAD, Label.HAIR))
+    assert torch.equal(mask(frames, IN_LIPS), frames.lip_mask())
+    assert torch.equal(mask(frames, IN_LIPS ^ MOUTH), frames.lip_mask() ^ frames.mask(Label.MOUTH))
+    assert torch.equal(mask(frames, region(Label.HEAD, lips=False)), frames.mask(Label.HEAD) & ~frames.lip_mask())
+
+
+def test_a_region_that_is_nowhere_costs_nothing(emulated, frames) -> None:
+    from instag.kernels.pixels import compare_cuda
+
+    rules = PixelRules(SKIN, 0, SKIN, 0.1, (AttentionRule("none", 0, 1.0, 1.0),))
+    images = made_images(torch.float32, 2)
+    terms = compare_cuda(images, frames, torch.zeros(3), rules).terms
+    terms["none"].backward()
+    assert float(terms["none"].detach()) == 0 and float(images.extra.grad.abs().max()) == 0
