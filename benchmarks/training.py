@@ -1,24 +1,23 @@
-"""Training on a GPU: captured steps against called ones, time per step and kernel, a whole adaptation. One JSON.
+"""Training on a GPU: time per step and kernel, where a whole adaptation's seconds go, captured against called steps.
 
-    python3 benchmarks/gpu_train_check.py SUBJECT [--parts agreement,iteration] [--out FILE]
+    python3 benchmarks/training.py SUBJECT [--parts iteration,phases,agreement] [--preset adapt] [--out FILE]
 
 SUBJECT: a processed clip (`.instag` or folder) with a face mesh. An error is its part's result and hides no other.
+One JSON (stdout, FILE), tables on stderr. Whole runs with their quality: `benchmarks/adaptation.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import cProfile
-import io
+import importlib
 import json
-import os
-import pstats
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PATHS = [str(ROOT), *(str(path) for path in sorted((ROOT / "submodules").iterdir()))]
 sys.path[:0] = PATHS
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from timing import environment, interval_ms, kernel_times  # noqa: E402
 
-from instag.api import adapt_subject, load_avatar  # noqa: E402
+from instag.api import adapt_subject  # noqa: E402
 from instag.build import build_face, build_mouth  # noqa: E402
 from instag.config import load_config  # noqa: E402
 from instag.data.dataset import SubjectDataset  # noqa: E402
@@ -184,28 +182,65 @@ def iteration(subject: Path) -> dict:
     return result
 
 
-RUN = """
-import time; start = time.time()
-import json, sys
-from pathlib import Path
-import torch
-from instag.api import adapt_subject
-imported = time.time()
-options = ["training.log_interval=100"]
-adapt_subject(Path(sys.argv[1]), Path(sys.argv[2]), "adapt", options, "cuda", universal="none", progress=False)
-print(json.dumps({"imports_s": imported - start, "peak_MiB": torch.cuda.max_memory_allocated() / 2**20}))
-"""
+PHASES = (  # (module, function or Class.method, name); nested ones are inside the first that is running
+    ("instag.data.pack", "PackSource.__init__", "open pack"),
+    ("instag.training.run", "initial_structure", "first Gaussians"),
+    ("instag.data.dataset", "SubjectDataset.to_device", "read and upload frames"),
+    ("instag.data.resident", "ResidentFrames.load_priors", "geometry priors"),
+    ("instag.data.dataset", "SubjectDataset.statistics_of", "frame statistics"),
+    ("instag.kernels.capture", "CudaGraphs.capture", "capture"),
+    ("instag.training.graph", "Steps._keep", "keep state"),
+    ("instag.training.stage", "BranchStage.decide", "density control"),
+    ("instag.training.trainer", "save_checkpoint", "checkpoint"),
+    ("instag.training.run", "save_avatar", "save avatar"),
+    ("gaussian_rasterization.cuda.loader", "KernelModule.__init__", "load kernels"),
+)
 
 
-def adaptation(subject: Path) -> dict:
-    """The whole faithful adaptation in a process of its own, from its start to its end; then its quality."""
+def adaptation_phases(subject: Path, folder: Path, preset: str, started: float, options: list[str]) -> dict:
+    """Inclusive seconds and calls of each phase of an adaptation in this process; `started`: before the process."""
+    imported = time.time()
+    seconds: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
+
+    def measured(name: str, work: Callable) -> Callable:
+        def wrapper(*args, **kwargs):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            result = work(*args, **kwargs)
+            if name != "capture":
+                torch.cuda.synchronize()
+            seconds[name] += time.perf_counter() - start
+            calls[name] += 1
+            return result
+
+        return wrapper
+
+    for module, path, name in PHASES:
+        owner = importlib.import_module(module)
+        *parents, attribute = path.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        setattr(owner, attribute, measured(name, getattr(owner, attribute)))
+    torch.cuda.init()
+    start = time.time()
+    adapt_subject(subject, folder, preset, options, "cuda", universal="none", progress=False)
+    end = time.time()
+    result: dict = {"process start and imports": imported - started, "CUDA context": start - imported}
+    result |= {name: seconds[name] for _, _, name in PHASES if calls[name]}
+    result["whole"] = end - started
+    result = {name: round(value, 3) for name, value in result.items()}
+    return {"seconds": result, "calls": dict(calls), "peak_MiB": torch.cuda.max_memory_allocated() / 2**20}
+
+
+def phases(options: argparse.Namespace) -> dict:
+    """A whole adaptation in a process of its own: seconds by phase and stage, Gaussians over time, peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
+        arguments = ["--child", str(out), "--preset", options.preset, "--started", repr(time.time())]
+        command = [sys.executable, __file__, str(options.subject), *arguments, "--set", *options.set]
         start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, str(subject), str(out)],
-            capture_output=True, text=True, check=False, env=child_environment(),
-        )  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         wall = time.perf_counter() - start
         if done.returncode:
             raise RuntimeError(done.stderr[-1500:])
@@ -213,56 +248,40 @@ def adaptation(subject: Path) -> dict:
         result["notes"] = [line for line in done.stderr.splitlines() if "back from step" in line]
         for stage, lines in losses_of(out).items():
             half = lines[len(lines) // 2]
-            per_step = (lines[-1]["seconds"] - half["seconds"]) / (lines[-1]["step"] - half["step"])
+            per_step = (lines[-1]["seconds"] - half["seconds"]) / max(1, lines[-1]["step"] - half["step"])
             result[stage] = {
                 "seconds": lines[-1]["seconds"],
                 "second_half_ms": round(1000 * per_step, 4),
                 "gaussians": [line.get("gaussians") for line in lines[:: max(1, len(lines) // 10)]],
                 "last": lines[-1],
             }
-        return result | {"quality": quality(subject, out)}
+        return result
 
 
-def child_environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)}
+def tables(result: dict) -> str:
+    """The figures to read, one table a part."""
+    lines = []
+    if "error" not in result.get("iteration", {"error": None}):
+        lines += ["| step | called ms | graph ms | replay ms | kernels us | launches | MiB |", "|---" * 7 + "|"]
+        for name, entry in result["iteration"].items():
+            if isinstance(entry, dict):
+                graph, called = entry["graph"], entry["called"]
+                kernels = graph.get("kernels_us", {})
+                cells = [called["step_ms"], graph["step_ms"], graph.get("replay_ms"), kernels.get("sum")]
+                cells += [kernels.get("launches"), graph["peak_MiB"]]
+                lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
+    if "error" not in result.get("phases", {"error": None}):
+        entry = result["phases"]
+        lines += ["", f"whole adaptation {entry['wall_s']} s", "| phase | seconds | calls |", "|---|---|---|"]
+        lines += [f"| {name} | {s} | {entry['calls'].get(name, '')} |" for name, s in entry["seconds"].items()]
+        lines += [f"| stage {name} | {entry[name]['seconds']} | |" for name in STAGES]
+    return "\n".join(lines)
 
 
-@torch.no_grad()
-def quality(subject: Path, folder: Path) -> dict:
-    avatar = load_avatar(folder, "cuda")
-    with SubjectDataset.open(subject, extractor=avatar.model.extractor) as dataset:
-        errors = []
-        for i in avatar.split.test:
-            batch = dataset.batch([int(i)], "cuda")
-            image = avatar.render(batch.condition, batch.background)
-            errors.append(float(-10 * ((image - batch.image) ** 2).mean().log10()))
-    counts = [len(avatar.head.face.structure), len(avatar.head.mouth.structure)]
-    return {"psnr_full": round(float(np.mean(errors)), 3), "test_frames": len(errors), "gaussians": counts}
-
-
-def startup(subject: Path) -> dict:
-    """Where the time goes that is not steps: a profile of 60 steps in all."""
-    profile = cProfile.Profile()
-    options = [f"training.{stage}.iterations=20" for stage in STAGES] + ["training.face.prior_from=5"]
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        profile.runcall(
-            adapt_subject, subject, Path(folder) / "run", "adapt", options, "cuda", universal="none", progress=False
-        )
-        seconds = time.perf_counter() - start
-    result: dict = {"seconds": round(seconds, 2)}
-    for order in ("cumulative", "tottime"):
-        text = io.StringIO()
-        pstats.Stats(profile, stream=text).strip_dirs().sort_stats(order).print_stats(45)
-        result[order] = [line for line in text.getvalue().splitlines() if line[:1] == " " and line.strip()][4:]
-    return result
-
-
-PARTS: dict[str, Callable[[Path], dict]] = {
-    "agreement": agreement,
-    "iteration": iteration,
-    "adaptation": adaptation,
-    "startup": startup,
+PARTS: dict[str, Callable[[argparse.Namespace], dict]] = {
+    "iteration": lambda options: iteration(options.subject),
+    "phases": phases,
+    "agreement": lambda options: agreement(options.subject),
 }
 
 
@@ -270,21 +289,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subject", type=Path)
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated subset")
+    parser.add_argument("--preset", default="adapt", help="of the part phases")
+    parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.NAME=VALUE", help="of the part phases")
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)  # the measured process of the part phases
+    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.subject = options.subject.resolve()
     if not torch.cuda.is_available():
-        raise SystemExit("gpu_train_check: torch sees no CUDA device; run it on a machine with one")
+        raise SystemExit("training: torch sees no CUDA device; run it on a machine with one")
+    if options.child:
+        settings = ["training.log_interval=100", *options.set]
+        print(json.dumps(adaptation_phases(options.subject, options.child, options.preset, options.started, settings)))
+        return
     result: dict = {"environment": environment()}
     for name in options.parts.split(","):
         start = time.perf_counter()
         try:
-            result[name] = PARTS[name](options.subject.resolve())
+            result[name] = PARTS[name](options)
         except Exception:
             result[name] = {"error": traceback.format_exc().strip().splitlines()[-12:]}
         result[name]["part_s"] = round(time.perf_counter() - start, 2)
         print(f"{name}: {result[name]['part_s']} s", file=sys.stderr, flush=True)
         if options.out:
             options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(tables(result), file=sys.stderr)
     print(json.dumps(result, indent=1))
 
 
