@@ -16,7 +16,7 @@ import numpy as np
 
 from instag.data.layout import SubjectFolder
 from instag.data_utils.background import Plate
-from instag.data_utils.files import PNG_FAST, read_image, write_image
+from instag.data_utils.files import PNG_FAST, read_image, save_arrays, write_image
 from instag.data_utils.pose import HeadTrack
 from instag.data_utils.video import FrameReader
 from instag.errors import DataError
@@ -33,6 +33,11 @@ class WorkFiles:
     def root(self) -> Path:
         """Where they lie."""
         return self.folder.root / "work"
+
+    @property
+    def survey(self) -> Path:
+        """`Survey` of the whole clip, .npz."""
+        return self.root / "survey.npz"
 
     @property
     def landmarks(self) -> Path:
@@ -167,9 +172,3 @@ def load_plate(path: Path) -> Plate:
     """Read `WorkFiles.plate`."""
     picture = read_image(path)
     return Plate(np.ascontiguousarray(picture[..., :3]), picture[..., 3] > 0)
-
-
-def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """`np.savez`, atomic."""
-    with atomic_path(path) as partial:
-        np.savez(partial, **arrays)

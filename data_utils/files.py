@@ -45,3 +45,9 @@ def read_image(path: Path) -> np.ndarray:
     if picture.ndim == 2:
         return picture
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """`np.savez`, atomic."""
+    with atomic_path(path) as partial:
+        np.savez(partial, **arrays)

@@ -33,7 +33,9 @@ class Job:
 
     Attributes:
         clip: the video file. folder: where everything goes.
-        size: side of the pictures in pixels. limit_seconds: how much of the clip is used.
+        size: side of the pictures in pixels. limit_seconds: how much of the clip is looked at.
+        shot: number of the take to use (`shots.choose_shot`). best: seconds of the most informative part, or None.
+        lag: frames by which the lips are late, to be put right. fix_lag: put right what is measured.
         extractor, norm: audio features and their normalisation.
         manifest: subject.json. pool: processes for the pictures.
         step: name of the step that runs. version: hash of its settings and of those before it.
@@ -44,6 +46,10 @@ class Job:
     folder: SubjectFolder
     size: int
     limit_seconds: float | None
+    shot: int | None
+    best: float | None
+    lag: int | None
+    fix_lag: bool
     extractor: str
     norm: str
     manifest: Manifest

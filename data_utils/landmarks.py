@@ -77,6 +77,10 @@ class FaceTracker:
         points = np.array([(p.x, p.y, p.z) for p in faces[0].landmark], np.float32)
         return points * np.array([width, height, width], np.float32)
 
+    def restart(self) -> None:
+        """Forget where the face was: the next picture shows another place."""
+        self._net.reset()
+
     def close(self) -> None:
         """Free the network."""
         if self._net is not None:
@@ -84,6 +88,35 @@ class FaceTracker:
             self._net = None
 
     def __enter__(self) -> FaceTracker:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class FaceFinder:
+    """Full-range face detection: all faces of single pictures, down to a twentieth of their width."""
+
+    def __init__(self) -> None:
+        solutions = mediapipe_solutions()
+        with _quiet():
+            self._net = solutions.face_detection.FaceDetection(model_selection=1)
+            self._net.process(np.zeros(WARM_UP_PICTURE, np.uint8))
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Boxes of uint8 [H, W, 3]: float32 [n, 3] left, top, side in pixels."""
+        height, width = frame.shape[:2]
+        found = self._net.process(frame).detections or ()
+        boxes = [detection.location_data.relative_bounding_box for detection in found]
+        sides = [max(box.width * width, box.height * height) for box in boxes]
+        rows = [(box.xmin * width, box.ymin * height, side) for box, side in zip(boxes, sides, strict=True)]
+        return np.array(rows, np.float32).reshape(-1, 3)
+
+    def close(self) -> None:
+        """Free the network."""
+        self._net.close()
+
+    def __enter__(self) -> FaceFinder:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

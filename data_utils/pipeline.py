@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from instag.data.audio import get_extractor
 from instag.data.layout import FPS
-from instag.data_utils import subject_files
+from instag.data_utils import ingest, subject_files
 from instag.data_utils.action_units import action_units, write_csv
 from instag.data_utils.background import fit_plate
 from instag.data_utils.clip import (
@@ -19,101 +18,25 @@ from instag.data_utils.clip import (
     PersonMasks,
     load_landmarks,
     load_track,
-    save_arrays,
     save_plate,
     save_track,
-    write_person_masks,
 )
 from instag.data_utils.contact_sheet import SheetRow, write_contact_sheet
 from instag.data_utils.face_mesh import face_triangles
 from instag.data_utils.files import read_image, write_image
 from instag.data_utils.job import Job, Step
-from instag.data_utils.landmarks import FaceTracker, PersonSegmenter, collect_landmarks, fill_gaps
 from instag.data_utils.manifest import file_hash
 from instag.data_utils.pictures import read_labels, write_images, write_labels, write_torso
 from instag.data_utils.pose import fit_poses
 from instag.data_utils.priors import camera_mesh, rasterize_mesh
 from instag.data_utils.segmentation import fit_parser
-from instag.data_utils.video import SHORTEST_CLIP, Crop, FrameReader, iterate_frames, probe, read_all, square_crop
-from instag.errors import DataError
+from instag.data_utils.video import FrameReader
 from instag.media import VideoWriter
 
-CROP_SAMPLES_PER_SECOND = 2.0
-TRACKING_SIZE = 512  # side of the pictures in which the face is tracked, at least where the clip has as much
-LEAST_CROP = 0.75  # of the size asked for: below it the pictures are enlarged noticeably
-FRAMES_CRF = 12
 SHEET_FRAMES = 4  # of the contact sheet, besides the one with the mouth widest open
-KEY_FRAMES = FPS  # one a second
 
 
-# --- the steps ----------------------------------------------------------------------------------------------------
-def _video(job: Job) -> None:
-    info = probe(job.clip)
-    if 0 < info.seconds < SHORTEST_CLIP:
-        raise DataError(f"{job.clip}: {info.seconds:.1f} s long, {SHORTEST_CLIP:.0f} s are needed; give a longer clip")
-    seconds = info.seconds if job.limit_seconds is None else min(info.seconds, job.limit_seconds)
-    sampled = iterate_frames(job.clip, CROP_SAMPLES_PER_SECOND, seconds or job.limit_seconds)
-    with FaceTracker() as tracker:
-        faces = [
-            p for p in map(tracker, job.progress(sampled, round(seconds * CROP_SAMPLES_PER_SECOND))) if p is not None
-        ]
-    if not faces:
-        raise DataError(f"{job.clip}: no face found in any frame; give a clip that shows one face from the front")
-    crop = square_crop(np.stack(faces), info.width, info.height)
-    if crop.side < LEAST_CROP * job.size:
-        job.warn(
-            f"the face fills only a {crop.side} px square of the clip, enlarged to {job.size} px: expect soft pictures"
-        )
-    frames = iterate_frames(job.clip, FPS, job.limit_seconds)
-    with VideoWriter(job.folder.frames, FPS, job.size, crf=FRAMES_CRF, gop=KEY_FRAMES) as writer:
-        for frame in job.progress(frames, round(seconds * FPS)):
-            writer.write(crop.apply(frame, job.size))
-    if info.seconds and writer.frames < (seconds - 1) * FPS:
-        job.warn(f"only {writer.frames / FPS:.1f} s of {seconds:.1f} s could be decoded")
-    job.manifest.facts |= {
-        "source": {"name": job.clip.name, "sha256": file_hash(job.clip), "seconds": round(info.seconds, 3)},
-        "crop": {"left": crop.left, "top": crop.top, "side": crop.side},
-        "size": job.size,
-        "fps": FPS,
-        "frames": writer.frames,
-    }
-
-
-def _audio(job: Job) -> None:
-    subject_files.write_audio(job.folder, job.clip, job.count)
-
-
-def _tracking_frames(job: Job) -> tuple[Iterator[np.ndarray], int]:
-    """The frames as the networks are to see them, and their side: small pictures are tracked before they are shrunk."""
-    crop = Crop(**job.manifest.facts["crop"])
-    side = min(TRACKING_SIZE, crop.side)
-    if job.size >= side:
-        return read_all(job.folder.frames), job.size
-    frames = iterate_frames(job.clip, FPS, job.limit_seconds)
-    return (crop.apply(frame, side) for frame in frames), side
-
-
-def _landmarks(job: Job) -> None:
-    points = []
-    frames, side = _tracking_frames(job)
-
-    def masks(tracker: FaceTracker, segmenter: PersonSegmenter) -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(1) as beside:  # the networks let go of Python while they run
-            for frame in job.progress(frames, job.count):
-                mask = beside.submit(segmenter, frame)
-                points.append(tracker(frame))
-                yield mask.result()
-
-    with FaceTracker() as tracker, PersonSegmenter() as segmenter:
-        write_person_masks(job.work.person, masks(tracker, segmenter))
-    landmarks, found = collect_landmarks(points)
-    landmarks *= job.size / side
-    landmarks = fill_gaps(landmarks, found, str(job.clip))
-    if not found.all():
-        job.warn(f"no face in {int((~found).sum())} frames; their landmarks are interpolated")
-    save_arrays(job.work.landmarks, landmarks=landmarks, found=found)
-
-
+# --- the steps from the poses on; those before: `ingest` --------------------------------------------------------------
 def _pose(job: Job) -> None:
     track = fit_poses(load_landmarks(job.work.landmarks), job.size)
     save_track(job.work.track, track)
@@ -143,7 +66,7 @@ def _segmentation(job: Job) -> None:
 def _torso(job: Job) -> None:
     if not job.resumed:
         shutil.rmtree(job.folder.torso(0).parent, ignore_errors=True)
-    with VideoWriter(job.folder.plates, FPS, job.size, crf=FRAMES_CRF, gop=KEY_FRAMES) as writer:
+    with VideoWriter(job.folder.plates, FPS, job.size, crf=ingest.FRAMES_CRF, gop=ingest.KEY_FRAMES) as writer:
         for plates in job.run_chunks(write_torso):
             for picture in plates:
                 writer.write(picture)
@@ -201,15 +124,29 @@ def _ends(path: Callable[[int], Path], job: Job) -> list[Path]:
     return [path(0), path(job.count - 1)]
 
 
+INGESTION = ("survey", "video", "audio", "features", "landmarks", "pose")  # where a clip may turn out to be unusable
 STEPS = (
     Step(
-        "video",
+        "survey",
         (),
-        _video,
-        lambda job: [job.folder.frames],
-        lambda job: {"clip": file_hash(job.clip), "size": job.size, "limit": job.limit_seconds},
+        ingest.survey,
+        lambda job: [job.work.survey],
+        lambda job: {"clip": file_hash(job.clip), "limit": job.limit_seconds},
     ),
-    Step("audio", ("video",), _audio, lambda job: [job.folder.audio]),
+    Step(
+        "video",
+        ("survey",),
+        ingest.video,
+        lambda job: [job.folder.frames, job.work.person],
+        lambda job: {"size": job.size, "shot": job.shot, "best": job.best},
+    ),
+    Step(
+        "audio",
+        ("video",),
+        ingest.audio,
+        lambda job: [job.folder.audio],
+        lambda job: {"lag": job.lag, "fix_lag": job.fix_lag},
+    ),
     Step(
         "features",
         ("audio",),
@@ -217,7 +154,7 @@ STEPS = (
         lambda job: [job.folder.root / get_extractor(job.extractor).files[0]],
         lambda job: {"extractor": job.extractor, "norm": job.norm},
     ),
-    Step("landmarks", ("video",), _landmarks, lambda job: [job.work.landmarks, job.work.person]),
+    Step("landmarks", ("video",), ingest.landmarks, lambda job: [job.work.landmarks]),
     Step(
         "pose",
         ("landmarks",),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # run as a script: the checkout is to be searched for modules, not this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -14,9 +16,12 @@ if __name__ == "__main__":  # run as a script: the checkout is to be searched fo
 from instag.data.layout import SubjectFolder
 from instag.errors import DataError, InstagError
 
-DEFAULTS = {"size": 512, "limit_seconds": None, "extractor": "phone-mel", "norm": "file"}
+DEFAULTS = {"size": 512, "extractor": "phone-mel", "norm": "file", "fix_lag": False}
+# What says which part of the clip is used and how: not remembered when the whole is made again without it.
+CHOICE = ("limit_seconds", "shot", "best", "lag", "fix_lag")
 SMALLEST_SIZE = 64
 SHORTEST_LIMIT = 2.0  # seconds
+LARGEST_SHIFT = 250  # frames
 
 
 def process(
@@ -25,6 +30,10 @@ def process(
     *,
     size: int | None = None,
     limit_seconds: float | None = None,
+    shot: int | None = None,
+    best: float | None = None,
+    lag: int | None = None,
+    fix_lag: bool | None = None,
     extractor: str | None = None,
     norm: str | None = None,
     steps: Sequence[str] | None = None,
@@ -39,7 +48,11 @@ def process(
         clip: any video file with sound that FFmpeg reads.
         folder: `data/<ID>`; made if it is not there.
         size: side of the square pictures in pixels, even; default as before in this folder, else 512.
-        limit_seconds: use the beginning of the clip only; default all of it (with `steps`: as before).
+        limit_seconds: use the beginning of the clip only; default all of it (with `steps`: as before, as for the next).
+        shot: of a clip with cuts, the take to use, from 1; 0 for the whole clip, cuts and all; default the longest.
+        best: use only the most informative part, of so many seconds.
+        lag: frames of 25 a second by which the lips are late: the sound is put off by them (negative: brought forward).
+        fix_lag: measure it and put it right where the measurement is sure.
         extractor: audio features, a name of `instag.data.audio.EXTRACTORS`; default as before, else `phone-mel`.
         norm: their normalisation, `file` or `running`; default as before, else `file`.
         steps: names of `instag.data_utils.pipeline.STEPS` to run (again) alone; None for all that are not done.
@@ -53,48 +66,87 @@ def process(
         InstagError: a clip that cannot be used, a folder that cannot be written, a missing package.
     """
     clip, folder = Path(clip), SubjectFolder(Path(folder))
-    if size is not None and (size < SMALLEST_SIZE or size % 2):
-        raise DataError(f"size {size}: the pictures' side must be even and at least {SMALLEST_SIZE} px; take 512")
-    if limit_seconds is not None and limit_seconds < SHORTEST_LIMIT:
-        raise DataError(f"limit of {limit_seconds} s: at least {SHORTEST_LIMIT:.0f} s of a clip are needed")
-    if not clip.is_file():
-        raise DataError(f"{clip}: no such file; give the path of a video")
-    if clip.resolve() in (folder.frames.resolve(), folder.plates.resolve()):
-        raise DataError(f"{clip}: this name is needed for a result; rename the clip")
-    try:
+    asked = {
+        **{"size": size, "limit_seconds": limit_seconds, "shot": shot, "best": best, "lag": lag, "fix_lag": fix_lag},
+        **{"extractor": extractor, "norm": norm},
+    }
+    _check_numbers(asked)
+    with preprocessing_packages():
         from instag.audio.norm import check_mode
         from instag.data.audio import get_extractor
         from instag.data_utils.files import remove_leavings
         from instag.data_utils.job import Job, run_steps
-        from instag.data_utils.manifest import Manifest
-        from instag.data_utils.pipeline import STEPS
-        from instag.data_utils.video import probe
+        from instag.data_utils.manifest import Manifest, file_hash
+        from instag.data_utils.pipeline import INGESTION, STEPS
+        from instag.data_utils.video import probe, require_file
         from instag.data_utils.workers import FramePool
-    except ImportError as error:
-        raise InstagError(_import_remedy(error)) from None
+    require_file(clip)
+    if clip.resolve() in (folder.frames.resolve(), folder.plates.resolve()):
+        raise DataError(f"{clip}: this name is needed for a result; rename the clip")
     if not probe(clip).has_audio:
         raise DataError(f"{clip}: has no sound, which the lips are learnt from; give a clip with speech")
+    known = folder.manifest.is_file()
     manifest = Manifest.load(folder.manifest)
-    asked = {"size": size, "limit_seconds": limit_seconds, "extractor": extractor, "norm": norm}
+    source = manifest.facts.get("source", {})
+    if source and source.get("sha256") != file_hash(clip) and not force:
+        name = source.get("name")
+        raise DataError(f"{folder.root}: holds the subject of another clip ({name}); take a new folder or --overwrite")
     before = manifest.facts.get("settings", {})
     if steps is None:
-        before = before | {"limit_seconds": None}
-    settings = {name: value or before.get(name) or DEFAULTS[name] for name, value in asked.items()}
-    get_extractor(settings["extractor"])
-    check_mode(settings["norm"])
-    manifest.facts["settings"] = settings
+        before = {name: value for name, value in before.items() if name not in CHOICE}
+    chosen = {name: before.get(name, DEFAULTS.get(name)) if value is None else value for name, value in asked.items()}
+    get_extractor(chosen["extractor"])
+    check_mode(chosen["norm"])
+    manifest.facts["settings"] = chosen
+    made_root = not folder.root.exists()
     remove_leavings(folder.root)
     manifest.save()  # a folder that cannot be written is found out before the work
+    job = None
     try:
         with FramePool(workers) as pool:
-            run_steps(Job(clip, folder, **settings, manifest=manifest, pool=pool), STEPS, steps, force)
-    except InstagError:
-        if not any(mark.get("done") for mark in manifest.steps.values()):  # nothing came of it: leave nothing
-            manifest.path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # unless there is something else in it
-                folder.root.rmdir()
+            job = Job(clip, folder, **chosen, manifest=manifest, pool=pool)
+            run_steps(job, STEPS, steps, force)
+    except DataError:  # the clip cannot be used: of a folder that is new, leave nothing
+        if not known and (job is None or job.step in ("", *INGESTION)):
+            _remove(folder, made_root)
         raise
     return folder
+
+
+def _check_numbers(asked: Mapping[str, Any]) -> None:
+    size, limit, shot, best = (asked[name] for name in ("size", "limit_seconds", "shot", "best"))
+    if size is not None and (size < SMALLEST_SIZE or size % 2):
+        raise DataError(f"size {size}: the pictures' side must be even and at least {SMALLEST_SIZE} px; take 512")
+    for name, seconds in (("limit", limit), ("best", best)):
+        if seconds is not None and not seconds >= SHORTEST_LIMIT:
+            raise DataError(f"{name} of {seconds} s: at least {SHORTEST_LIMIT:.0f} s of a clip are needed")
+    if shot is not None and shot < 0:
+        raise DataError(f"shot {shot}: shots are counted from 1; 0 takes the whole clip")
+    if shot == 0 and best is not None:
+        raise DataError("shot 0 and best: the best seconds are looked for between cuts; leave one of both out")
+    if asked["lag"] is not None and asked["fix_lag"]:
+        raise DataError("lag and fix-lag: either give the lag or let it be measured; leave one of both out")
+    if asked["lag"] is not None and abs(asked["lag"]) > LARGEST_SHIFT:
+        raise DataError(f"lag {asked['lag']}: frames of 25 a second, at most {LARGEST_SHIFT}; check the figure")
+
+
+def _remove(folder: SubjectFolder, whole: bool) -> None:
+    """Undo the first steps: the whole folder where it was made for them."""
+    if whole:
+        shutil.rmtree(folder.root, ignore_errors=True)
+        return
+    shutil.rmtree(folder.root / "work", ignore_errors=True)
+    for path in (folder.manifest, folder.frames, folder.audio):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def preprocessing_packages() -> Iterator[None]:
+    """Around imports: says how to get the packages that preprocessing needs where one is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise InstagError(_import_remedy(error)) from None
 
 
 def _import_remedy(error: ImportError) -> str:
@@ -114,6 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", action="append", help="run this step alone, even if done (may be repeated)")
     parser.add_argument("--size", type=int, help="side of the square pictures, px (default 512)")
     parser.add_argument("--limit-seconds", type=float, help="use only the beginning of the clip")
+    parser.add_argument(
+        "--shot", type=int, help="of a clip with cuts, the take to use, from 1; 0: all (default longest)"
+    )
+    parser.add_argument("--best", type=float, help="use only the most informative part, of so many seconds")
+    parser.add_argument("--lag", type=int, help="frames by which the lips are late: put the sound off by them")
+    parser.add_argument("--fix-lag", action="store_true", default=None, help="measure the lag and put it right")
     parser.add_argument("--extractor", help="audio features (default phone-mel)")
     parser.add_argument("--norm", help="normalisation of the features: file (default) or running")
     parser.add_argument("--force", action="store_true", help="run done steps again")
@@ -125,6 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.folder or options.clip.parent,
             size=options.size,
             limit_seconds=options.limit_seconds,
+            shot=options.shot,
+            best=options.best,
+            lag=options.lag,
+            fix_lag=options.fix_lag,
             extractor=options.extractor,
             norm=options.norm,
             steps=options.task,

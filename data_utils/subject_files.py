@@ -6,14 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 from scipy.io import wavfile
 
 from instag.audio.features import READY_ONLY, extract, save_features
-from instag.audio.io import read_audio
 from instag.camera import head_pose_to_camera, opencv_to_opengl
 from instag.data.audio import get_extractor, load_features
 from instag.data.layout import FPS, SAMPLE_RATE, SubjectFolder
@@ -26,10 +24,15 @@ SPLITS = ("train", "val")
 TRAIN_SHARE = 10 / 11  # METHOD.md section 7
 
 
-def write_audio(folder: SubjectFolder, clip: Path, frames: int) -> None:
-    """aud.wav: 16 kHz mono 16 bit, exactly as long as the frames; silence where the clip has none."""
-    length = frames * SAMPLE_RATE // FPS
-    samples = read_audio(clip)[:length]
+def write_audio(folder: SubjectFolder, samples: np.ndarray, frames: int, start: int = 0, lag: int = 0) -> None:
+    """aud.wav: 16 kHz mono 16 bit, exactly as long as the frames; silence where the clip has none.
+
+    samples: [S] of the whole clip, 16 kHz. start: first frame of the clip that is used. lag: frames by which the lips
+    are late; the sound is put off by so much.
+    """
+    step = SAMPLE_RATE // FPS
+    first, length = (start - lag) * step, frames * step
+    samples = np.pad(samples, (max(0, -first), 0))[max(0, first) :][:length]
     samples = np.pad(samples, (0, length - len(samples)))
     with atomic_path(folder.audio) as partial:
         wavfile.write(partial, SAMPLE_RATE, np.round(samples * np.iinfo(np.int16).max).astype(np.int16))

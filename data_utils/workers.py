@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from queue import Full, Queue
+from threading import Event, Thread
 from types import TracebackType
 from typing import TypeVar
 
@@ -16,6 +19,8 @@ from instag.errors import InstagError
 
 T = TypeVar("T")
 
+READ_AHEAD = 4  # pictures decoded while others are worked on
+STOP_SECONDS = 0.1  # after which a reader that is no longer wanted notices
 CHUNKS_AHEAD = 2  # per process: results that wait hold pictures
 
 
@@ -79,3 +84,39 @@ def _start_worker() -> None:
     import cv2
 
     cv2.setNumThreads(1)
+
+
+def ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
+    """The items in order, made by a thread that is up to `depth` of them ahead; its errors are raised here."""
+    ready: Queue[tuple[bool, object]] = Queue(depth)
+    stopped = Event()
+
+    def put(entry: tuple[bool, object]) -> None:
+        while not stopped.is_set():
+            with suppress(Full):
+                return ready.put(entry, timeout=STOP_SECONDS)
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put((False, item))
+                if stopped.is_set():
+                    return
+            put((True, None))
+        except BaseException as error:  # whatever it is belongs to the one who asks
+            put((True, error))
+
+    thread = Thread(target=produce, daemon=True)
+    thread.start()
+    try:
+        while True:
+            last, item = ready.get()
+            if not last:
+                yield item
+            elif item is None:
+                return
+            else:
+                raise item
+    finally:
+        stopped.set()
+        thread.join()

@@ -48,6 +48,14 @@ class Process:
     """Side of the square pictures, px."""
     seconds: Annotated[float | None, tyro.conf.arg(help_behavior_hint="(default: all)")] = None
     """Use only the first seconds of the clip."""
+    shot: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: the longest)")] = None
+    """Take to use of a clip with cuts, from 1 (`instag doctor` lists them); 0: all of it."""
+    best: Annotated[float | None, tyro.conf.arg(help_behavior_hint="(default: all)")] = None
+    """Use only the most informative part, of so many seconds."""
+    lag: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: 0)")] = None
+    """Frames by which the lips are late: the sound is put off by them."""
+    fix_lag: bool = False
+    """Measure how late the lips are, and put it right."""
     audio_extractor: Annotated[str | None, tyro.conf.arg(help_behavior_hint=f"{AS_BEFORE}, else phone-mel)")] = None
     """Audio features to make."""
     overwrite: bool = False
@@ -62,6 +70,10 @@ class Process:
             self.folder,
             size=self.size,
             limit_seconds=self.seconds,
+            shot=self.shot,
+            best=self.best,
+            lag=self.lag,
+            fix_lag=self.fix_lag,
             extractor=self.audio_extractor,
             force=self.overwrite,
         )
@@ -259,13 +271,22 @@ class Evaluate:
 
 @dataclass
 class Doctor:
-    """What this machine can do, which optional parts are there, and how to get the others."""
+    """Is this clip good enough? Without a clip: what this machine can do, and how to get what is missing."""
+
+    clip: tyro.conf.Positional[Path | None] = None
+    """Portrait video to look at."""
 
     def run(self) -> None:
         """Print the report."""
-        from instag.doctor import report
+        from instag.doctor import clip_report, report
 
-        print(report())
+        if self.clip is None:
+            print(report())
+            return
+        text, usable = clip_report(self.clip)
+        print(text)
+        if not usable:
+            raise SystemExit(EXIT_USER_ERROR)
 
 
 @dataclass

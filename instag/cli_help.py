@@ -14,7 +14,7 @@ LESSONS = {
 Look at FOLDER/contact_sheet.jpg before you train.
 
     instag process clip.mp4 data/anna
-    instag process interview.mov data/ben --seconds 20""",
+    instag process interview.mov data/ben --best 20 --fix-lag""",
     "features": """A subject folder gets the features of its own sound, and its packed file is written anew.
 
     instag features speech.wav speech.npy
@@ -42,5 +42,8 @@ For folders that another program of the field made.
     "speaker": """Exact ground truth (pose, masks, landmarks, mouth opening) goes beside it.
 
     instag speaker speaker.mp4 --identity 5 --style 5 --seconds 10""",
-    "doctor": "    instag doctor",
+    "doctor": """Frame rate, shots, face, light, sharpness, sound, lip sync: good, usable or not usable, and what to do.
+
+    instag doctor clip.mp4
+    instag doctor""",
 }

@@ -1,4 +1,4 @@
-"""`instag doctor`: what this machine can do, which optional parts are there, and how to get the others."""
+"""`instag doctor`: whether a clip can be used; what this machine can do, and how to get what is missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shlex
 import sys
+from pathlib import Path
 
 import torch
 from gaussian_rasterization import available_backends
@@ -50,6 +52,33 @@ def report() -> str:
         _verdict(),
     ]
     return "\n".join(lines)
+
+
+MARKS = ("  ok  ", "  !   ", "  NO  ")  # by how bad a finding is
+
+
+def clip_report(clip: Path) -> tuple[str, bool]:
+    """A page of plain words about a clip, and whether it can be used.
+
+    Raises:
+        InstagError: preprocessing's packages are not installed.
+    """
+    from instag.data_utils.process import preprocessing_packages
+
+    with preprocessing_packages():
+        from instag.data_utils.clip_check import Level, check_clip
+    check = check_clip(clip)
+    lines = [f"{clip}: {check.verdict}", ""]
+    lines += [f"{MARKS[finding.level]}{finding}" for finding in check.findings]
+    usable = all(finding.level < Level.FATAL for finding in check.findings)
+    if usable:
+        lines += ["", f"next: instag process {shlex.quote(str(clip))} data/{_identifier(clip)}"]
+    return "\n".join(lines), usable
+
+
+def _identifier(clip: Path) -> str:
+    """A folder's name made from that of the clip."""
+    return "".join(c if c.isalnum() else "_" for c in clip.stem).strip("_") or "speaker"
 
 
 def _gpus() -> list[str]:

@@ -145,7 +145,7 @@ def test_one_step_alone_makes_the_later_ones_stale(subject, clip, tmp_path):
     process(clip, folder.root, steps=["action_units"])  # size and limit as before
     process(clip, folder.root, steps=["background"])
     assert {step for step, mark in marks(folder).items() if mark["done"]} == {
-        *("video", "audio", "features", "landmarks", "pose", "background", "action_units", "tracks")
+        *("survey", "video", "audio", "features", "landmarks", "pose", "background", "action_units", "tracks")
     }
     with pytest.raises(DataError, match="'torso' needs 'segmentation'"):
         process(clip, folder.root, steps=["torso"])
@@ -170,7 +170,7 @@ def test_a_step_that_fails_is_run_again(subject, clip, tmp_path, monkeypatch):
             process(clip, root, size=SIZE, workers=1)
     assert len(calls) == 2
     done = {step for step, mark in marks(SubjectFolder(root)).items() if mark["done"]}
-    assert done == {"video", "audio", "features", "landmarks"} and not (root / "work" / "track.npz").exists()
+    assert done == {"survey", "video", "audio", "features", "landmarks"} and not (root / "work" / "track.npz").exists()
 
 
 def silent(path, seconds=3.0, color=90, audio=False):
