@@ -11,12 +11,13 @@ from typing import Literal
 
 import torch
 
-from instag.avatar import Avatar
+from instag.avatar import Avatar, save_avatar
 from instag.config import load_config
 from instag.data.audio import find_features
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import PACK_SUFFIX, SubjectFolder
 from instag.errors import DataError, InstagError
+from instag.head import DEFAULT_MODE, REFERENCE_MODE
 from instag.synthesize import Blink, Poses, choose_poses, synthesize
 from instag.training.run import AVATAR, adapt, pretrain
 from instag.universal import find_universal
@@ -198,6 +199,50 @@ def load_avatar(path: Path, device: str) -> Avatar:
         CheckpointError: there is none, or it is damaged.
     """
     return Avatar.load(path / AVATAR if path.is_dir() else path, resolve_device(device))
+
+
+def import_reference(
+    checkpoints: Sequence[Path],
+    output: Path,
+    subject: Path | None = None,
+    n_views: int = -1,
+    all_for_train: bool = False,
+    extractor: str | None = None,
+    size: int | None = None,
+    as_reference: bool = False,
+) -> Path:
+    """Checkpoints of the reference program -> universal fields, or an avatar; nothing in them is executed.
+
+    Args:
+        checkpoints: `chkpnt_ema_face_latest.pth` and `chkpnt_ema_mouth_latest.pth`, or `chkpnt_fuse_latest.pth` alone.
+        output: `*.safetensors`; for an avatar also the folder of a run.
+        subject: for an avatar: the folder or pack of its training.
+        n_views, all_for_train: for an avatar: what it was trained on, as in adaptation.
+        extractor: audio features that the file must listen to; None: those that its shapes tell.
+        size: for an avatar: side of its pictures, px; None: the subject's.
+        as_reference: draw the avatar as the reference does (`instag.head.REFERENCE_MODE`).
+
+    Returns:
+        Path of what was written.
+    """
+    from instag import reference_checkpoint as reference
+
+    if len(checkpoints) != 1 or not reference.holds_head(checkpoints[0]):
+        if subject is not None or as_reference:
+            raise InstagError("--subject and --as-reference are for a chkpnt_fuse_latest.pth: leave them out")
+        reference.read_universal(checkpoints, extractor).save(output)
+        return output
+    if subject is None:
+        raise InstagError(f"{checkpoints[0]} is a head without poses and background: give --subject data/<ID>")
+    path = output if output.suffix else output / AVATAR
+    head, model = reference.read_head(checkpoints[0], extractor)
+    with SubjectDataset.open(subject, size=size, extractor=model.extractor) as dataset:
+        split = dataset.split(n_views, all_for_train)
+        for note in (*dataset.notes, *split.notes):
+            logger.info("note: %s", note)
+        settings = {"imported_from": checkpoints[0].name}
+        save_avatar(path, head, dataset, split, model, settings, REFERENCE_MODE if as_reference else DEFAULT_MODE)
+    return path
 
 
 def synthesize_video(

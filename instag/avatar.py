@@ -24,7 +24,7 @@ from instag.data.frame_store import VideoFrames, resize_image
 from instag.data.split import Split
 from instag.errors import CheckpointError
 from instag.files import load_tensors, save_tensors
-from instag.head import TalkingHead
+from instag.head import DEFAULT_MODE, Mode, TalkingHead
 from instag.version import __version__
 
 FORMAT = 1
@@ -45,6 +45,7 @@ class Avatar:
         expression: [T, 6] action units of the clip.
         split: which of the clip's frames it has been trained on.
         provenance: version and settings that made it.
+        mode: how it is drawn; an imported one may be drawn as the reference does.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Avatar:
     expression: Tensor
     split: Split
     provenance: Mapping[str, Any]
+    mode: Mode
     _plates: VideoFrames = field(repr=False)
 
     def __len__(self) -> int:
@@ -92,7 +94,7 @@ class Avatar:
             size, focal = int(header["size"]), float(header["focal"])
             return cls(
                 header["id"], head.to(device).eval().requires_grad_(False), model, header["norm"], size, focal,
-                *tracks, split, header["provenance"], plates,
+                *tracks, split, header["provenance"], from_dict(Mode, header.get("mode", {})), plates,
             )  # fmt: skip
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
@@ -131,7 +133,7 @@ class Avatar:
     @torch.no_grad()
     def render(self, condition: Condition, plates: Tensor, dilate: bool = False) -> Tensor:
         """Composite of head and background, [B, 3, H, W] in [0, 1]."""
-        return self.head(condition).over(plates, dilate).clamp(0.0, 1.0)
+        return self.head(condition, self.mode).over(plates, dilate).clamp(0.0, 1.0)
 
 
 def save_avatar(
@@ -141,6 +143,7 @@ def save_avatar(
     split: Split,
     model: ModelConfig,
     settings: Mapping[str, Any],
+    mode: Mode = DEFAULT_MODE,
 ) -> None:
     """Write an avatar at once or not at all.
 
@@ -151,6 +154,7 @@ def save_avatar(
         split: what it was trained on.
         model: what the head was built from.
         settings: for the provenance.
+        mode: how it is to be drawn; of it, the hook's expression and the Gaussians' extent are kept.
     """
     assert head.mouth is not None
     tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
@@ -170,6 +174,7 @@ def save_avatar(
         "size": dataset.size,
         "focal": dataset.focal,
         "face_sh_degree": head.face.structure.active_sh_degree,
+        "mode": {"hook_expression": mode.hook_expression, "extent": mode.extent},
         "mouth_sh_degree": head.mouth.structure.active_sh_degree,
         "provenance": {"written_by": f"instag {__version__}", "settings": dict(settings)},
     }

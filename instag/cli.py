@@ -270,6 +270,47 @@ class Evaluate:
 
 
 @dataclass
+class ImportReference:
+    """Checkpoints of the authors' program -> universal fields, or an avatar."""
+
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CHECKPOINT... OUTPUT")]
+    """chkpnt_ema_face_latest.pth and chkpnt_ema_mouth_latest.pth, or one chkpnt_fuse_latest.pth; last the .safetensors
+    to write, for an avatar also the folder of a run."""
+    subject: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(an avatar needs it)")] = None
+    """The data/<ID> of that training: its poses, action units and torso."""
+    n_views: Annotated[int, tyro.conf.arg(aliases=("--N-views",))] = -1
+    """Frames that the avatar was trained on, as in adapt."""
+    all_for_train: bool = False
+    """It was trained on the test part too."""
+    audio_extractor: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: the shapes tell)")] = None
+    """Refuse the file unless it listens to these features."""
+    size: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: the subject's)")] = None
+    """Side of the avatar's pictures, px."""
+    as_reference: bool = False
+    """Draw the avatar exactly as the authors' synthesis does, not as this program draws its own."""
+
+    def run(self) -> None:
+        """Import."""
+        from instag.api import import_reference
+
+        *checkpoints, output = self.files or (Path(),)
+        if not checkpoints:
+            raise InstagError("import-reference needs checkpoints and, last, the name of what to write")
+        print(
+            import_reference(
+                checkpoints,
+                output,
+                self.subject,
+                self.n_views,
+                self.all_for_train,
+                self.audio_extractor,
+                self.size,
+                self.as_reference,
+            )
+        )
+
+
+@dataclass
 class Doctor:
     """Is this clip good enough? Without a clip: what this machine can do, and how to get what is missing."""
 
@@ -316,7 +357,7 @@ class Speaker:
 VERBS: dict[str, type[Verb]] = {
     verb.__name__.lower(): verb
     for verb in (Process, Features, Pack, Pretrain, Adapt, Synthesize, Evaluate, Doctor, Speaker)
-}
+} | {"import-reference": ImportReference}
 STYLE = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName)
 
 

@@ -46,4 +46,8 @@ For folders that another program of the field made.
 
     instag doctor clip.mp4
     instag doctor""",
+    "import-reference": """Nothing in the files is executed. Audio features and sizes are read off the tensors' shapes.
+
+    instag import-reference chkpnt_ema_face_latest.pth chkpnt_ema_mouth_latest.pth universal.safetensors
+    instag import-reference chkpnt_fuse_latest.pth output/anna --subject data/anna --as-reference""",
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from gaussian_rasterization.settings import Extent
 from torch import Tensor, nn
 
 from instag.data.frame import Condition
@@ -34,7 +35,15 @@ class Mode:
     """Draw the face's attention maps."""
     hook_rank: int | Tensor = HOOK_RANK
     """See `hook_displacement`."""
+    hook_expression: Literal["neutral", "live"] = "neutral"
+    """Expression under which the hook reads the face; "live", the frame's own, is how the reference synthesizes."""
+    extent: Extent = "exact"
+    """Which pixels a Gaussian may reach; "three_sigma" is the reference's."""
     key: Key = "black"
+
+
+DEFAULT_MODE = Mode()
+REFERENCE_MODE = Mode(hook_expression="live", extent="three_sigma")  # draws what the reference's synthesis draws
 
 
 @dataclass(frozen=True)
@@ -133,8 +142,8 @@ class TalkingHead(nn.Module):
     def forward(self, condition: Condition, mode: Mode = Mode()) -> HeadRender:
         """Draw the head under B conditions.
 
-        The mouth is hooked to the face's motion with a neutral expression (e = 0), aligned and scaled as the mode
-        says, without a gradient to the face: the same in training and in synthesis.
+        The mouth is hooked to the face's motion, aligned and scaled and with the expression (neutral, e = 0) that the
+        mode says, without a gradient to the face: the same in training and in synthesis.
         """
         key = self.key(mode.key)
         face = self._draw_face(condition, mode, key) if mode.face else None
@@ -144,17 +153,18 @@ class TalkingHead(nn.Module):
     def _draw_face(self, condition: Condition, mode: Mode, key: Tensor) -> BranchRender:
         branch = self.face
         motion = branch.move(condition.audio, condition.expression, mode.aligned) if mode.moving else None
-        return render_branch(branch.structure, condition.camera, key, motion, mode.attention)
+        return render_branch(branch.structure, condition.camera, key, motion, mode.attention, mode.extent)
 
     def _draw_mouth(self, condition: Condition, mode: Mode, key: Tensor) -> BranchRender:
         branch = self.mouth
         assert branch is not None
         motion = branch.move(condition.audio, self.hook(condition, mode), mode.aligned) if mode.moving else None
-        return render_branch(branch.structure, condition.camera, key, motion)
+        return render_branch(branch.structure, condition.camera, key, motion, extent=mode.extent)
 
     @torch.no_grad()
     def hook(self, condition: Condition, mode: Mode) -> Tensor:
-        """Face-Mouth Hook: phi [B, 3] from the face's motion with a neutral expression (paper Eq. 10)."""
-        neutral = torch.zeros_like(condition.expression)
-        motion = self.face.move(condition.audio, neutral, mode.aligned)
+        """Face-Mouth Hook: phi [B, 3] from the face's motion (paper Eq. 10)."""
+        live = condition.expression
+        expression = live if mode.hook_expression == "live" else torch.zeros_like(live)
+        motion = self.face.move(condition.audio, expression, mode.aligned)
         return hook_displacement(motion.total.d_mean, mode.hook_rank)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from gaussian_rasterization import RasterOutput, RasterSettings, rasterize
+from gaussian_rasterization.settings import Extent
 from torch import Tensor
 
 from instag.camera import Camera
@@ -51,7 +52,12 @@ class BranchRender:
 
 
 def render_branch(
-    structure: GaussianField, camera: Camera, key: Tensor, motion: Motion | None, attention: bool = False
+    structure: GaussianField,
+    camera: Camera,
+    key: Tensor,
+    motion: Motion | None = None,
+    attention: bool = False,
+    extent: Extent = "exact",
 ) -> BranchRender:
     """Deform a structure field and draw it.
 
@@ -61,6 +67,7 @@ def render_branch(
         key: [3] background colour in [0, 1].
         motion: B frames, or None for the static structure.
         attention: draw the attention maps as extra channels, geometry detached (METHOD.md section 4).
+        extent: which pixels a Gaussian may reach.
     """
     views = len(camera.focal)
     gaussians = structure.drawn(views, motion and motion.total)
@@ -76,7 +83,7 @@ def render_branch(
         camera.world_to_camera,
         camera.focal,
         key,
-        RasterSettings(camera.width, camera.height, structure.active_sh_degree, detach_extra=True),
+        RasterSettings(camera.width, camera.height, structure.active_sh_degree, extent, detach_extra=True),
         extra=motion.attention_maps() if motion and attention else None,
         means2d=projected,
     )
