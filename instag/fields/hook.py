@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from instag import kernels
+
 HOOK_RANK = 10  # k-th largest and smallest instead of the extremes, against outliers
 HOOK_UNIT = 100.0  # phi is in hundredths of a head unit
 VERTICAL = 1  # world y
@@ -24,6 +26,16 @@ def hook_displacement(d_mean: Tensor, rank: int | Tensor = HOOK_RANK) -> Tensor:
     Returns:
         [B, 3].
     """
+    if kernels.usable(d_mean) and (isinstance(rank, Tensor) or rank <= HIGHEST_RANK):
+        from instag.kernels.hook import fits, hook_cuda  # needs the `gpu` extra
+
+        if fits(d_mean.shape[1], d_mean.device):
+            return hook_cuda(d_mean, rank, VERTICAL, HOOK_UNIT)
+    return hook_torch(d_mean, rank)
+
+
+def hook_torch(d_mean: Tensor, rank: int | Tensor) -> Tensor:
+    """`hook_displacement` in torch, any device."""
     vertical = HOOK_UNIT * d_mean.detach()[..., VERTICAL]  # [B, N]
     most = min(HIGHEST_RANK if isinstance(rank, Tensor) else rank, vertical.shape[1])
     highest, lowest = (vertical.topk(most, dim=1, largest=largest).values for largest in (True, False))  # [B, most]

@@ -215,6 +215,16 @@ void launch(void (*kernel)(A...), const unsigned* grid, unsigned threads, unsign
 #define gridDim (emulator::block.grid_size)
 
 inline void __syncthreads() { emulator::wait(emulator::AT_BLOCK, 0); }
+inline int __syncthreads_count(int predicate) {
+    static int count;
+    count += predicate != 0;
+    emulator::wait(emulator::AT_BLOCK, 0);
+    int result = count;
+    emulator::wait(emulator::AT_BLOCK, 0);
+    count = 0;
+    emulator::wait(emulator::AT_BLOCK, 0);
+    return result;
+}
 inline void __syncwarp(unsigned = 0xffffffffu) { emulator::wait(emulator::AT_WARP, 1); }
 inline unsigned __ballot_sync(unsigned, int predicate) { return emulator::ballot(predicate); }
 inline int __any_sync(unsigned, int predicate) { return emulator::ballot(predicate) != 0; }

@@ -1,0 +1,37 @@
+"""The hook's kernel, emulated, against its torch twin: the same bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cuda_emulation import needs_compiler
+
+from instag.fields.hook import HOOK_UNIT, VERTICAL, hook_torch
+
+pytestmark = needs_compiler
+
+
+def made(kind: str, frames: int, gaussians: int) -> torch.Tensor:
+    motion = torch.randn(frames, gaussians, 3, generator=torch.Generator().manual_seed(0))
+    if kind == "ties":
+        return (4 * motion).round() / 400
+    if kind == "rest":
+        return torch.zeros_like(motion)
+    if kind == "one sided":
+        return motion.abs() * torch.tensor([1.0, -1e-30, 1.0])
+    if kind == "one column":  # the largest values all lie with one thread
+        motion[:, ::1024] += 10 + torch.arange(len(motion[0, ::1024]))[:, None]
+    return motion
+
+
+@pytest.mark.parametrize(
+    ("kind", "frames", "gaussians"),
+    [("normal", 2, 2500), ("ties", 1, 1500), ("rest", 1, 1100), ("one sided", 1, 1024), ("normal", 1, 7),
+     ("one column", 1, 61500)],
+)  # fmt: skip
+def test_equals_torch(emulated, kind, frames, gaussians) -> None:
+    from instag.kernels.hook import hook_cuda
+
+    d_mean = made(kind, frames, gaussians)
+    for rank in (1, 10, torch.tensor([50])):
+        assert torch.equal(hook_cuda(d_mean, rank, VERTICAL, HOOK_UNIT), hook_torch(d_mean, rank)), (kind, rank)
