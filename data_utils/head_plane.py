@@ -15,6 +15,7 @@ import numpy as np
 
 from instag.data_utils.face_points import JAW_LINE
 
+LONG_HAIR = 0.5  # of hair beside the neck: as likely as a collar, so that colour decides
 PRIOR_FLOOR = 2e-3  # no class is impossible anywhere
 PLANE_DEPTH_CM = 4.0  # a bit behind the face, through the ears
 CELLS = 128  # side of the map
@@ -164,11 +165,11 @@ def geometric_prior(jaw: JawLine, forehead: float) -> np.ndarray:
     under_jaw = v - jaw.at(u)
     below = _soft_step((under_jaw - 0.3) / 0.5)
     head = (1 - below) * _soft_step((9.5 - wide) / 0.7) * _soft_step(v - forehead + 0.7)
-    beside_jaw = _soft_step((12 - wide) / 1.0) * _soft_step((wide - 5.5) / 0.5)
+    beside_neck = _soft_step((14 - wide) / 1.0) * _soft_step((wide - 5.5) / 0.5) * _soft_step((jaw.chin + 7 - v) / 2.0)
     # Dark skin between brows and throat is a beard or a shadow.
     face_middle = _soft_step((v - forehead - 0.3 * (jaw.chin - forehead)) / 0.7) * _soft_step((5.5 - wide) / 0.5)
     around_face = (1 - below) * (1 - 0.97 * face_middle)
-    hair = 0.6 * around_face * _soft_step((11.5 - wide) / 0.6) + 0.1 * below * beside_jaw
+    hair = 0.6 * around_face * _soft_step((11.5 - wide) / 0.6) + LONG_HAIR * below * beside_neck
     neck = below * _soft_step(7.0 - wide) * _soft_step((8 - under_jaw) / 1.5)
     low_or_wide = 0.15 + 0.85 * _soft_step((under_jaw - 4.5) / 1.2) + 0.85 * _soft_step(wide - 8.5)
     torso = below * _soft_step((v - jaw.chin + 2.5) / 0.7) * low_or_wide

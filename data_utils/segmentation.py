@@ -3,9 +3,10 @@
 The person comes from MediaPipe's selfie probability, sharpened against the clean plate. Inside it, four classes (skin
 of the head, hair, neck, torso) are told apart by expectation maximisation over the clip itself: 3D colour histograms,
 seeded from the face mesh, times a spatial prior on the head's map (`head_plane`), which follows the jaw. The inner
-mouth is the polygon of the inner lips.
+mouth: `mouth`.
 
-Made for short and medium hair and a single speaker; long hair below the jaw tends to become torso.
+Long hair is told from clothes by its colour, in the light and in the shade, and by hanging from the head. Made for a
+single speaker; clothes in the colour of hair that lies on them are not told apart.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import numpy as np
 
 from instag.data.layout import Label
 from instag.data_utils.background import Plate
+from instag.data_utils.colour_counts import ColourCounts, colour_bins
 from instag.data_utils.face_points import (
     FACE_OVAL_LOOP,
     FOREHEAD_TOP,
-    INNER_LIPS_LOOP,
     LEFT_BROW_UPPER,
     NOSE_BRIDGE,
     OUTER_LIPS_LOOP,
@@ -30,21 +31,17 @@ from instag.data_utils.face_points import (
 from instag.data_utils.head_plane import HeadPlane, JawLine, JawShift, geometric_prior
 from instag.data_utils.image_ops import (
     box,
-    coarse_component_filter,
-    component_filter,
-    fill_from_nearest,
     guided_filter,
     luminance,
     polygon_mask,
     scaled_px,
     strongest,
-    touched,
 )
+from instag.data_utils.mouth import inside_mouth
 from instag.data_utils.silhouette import refine_person
+from instag.data_utils.tidying import CLASSES, HAIR, HEAD, NECK, TORSO, remove_specks, tidy
 from instag.errors import DataError
 
-CLASSES = (Label.HEAD, Label.HAIR, Label.NECK, Label.TORSO)
-HEAD, HAIR, NECK, TORSO = range(len(CLASSES))  # their place in the posterior's last axis
 WORKING_SIZE = 256  # px; posteriors are computed at most at this side
 
 # --- expectation maximisation -------------------------------------------------------------------------------------
@@ -54,12 +51,12 @@ COLOUR_WEIGHT = 0.7  # of the log-likelihood: neighbouring pixels are not indepe
 SURE_FACE = 12.0  # log-odds of skin well inside the face, below the brows
 LIKELY_FACE = 2.0  # and up to the face's outline, where side hair or a shadow may lie
 NECK_AS_FACE = 0.1  # weight of the face's colours in the neck's first model: skin too, if in shadow
+TYPICAL_SKIN = 20  # percentile of the face's likelihood from which a colour counts as skin
+TYPICAL_HAIR = 2  # percentile of the sure hair's likelihood from which a colour counts as the hair's
+SHADES = (0.75, 0.55, 0.4)  # of its light that hair beside the neck has left
+SHADED = 0.1  # weight of such colours in the hair's first model
+HAIR_AS_TORSO = 0.05  # weight of such colours in the torso's first model: long hair lies on the shoulders
 GEOMETRY_WEIGHT = 0.4  # of the geometric prior in the learnt one
-
-# --- tidying up (areas at 512 px) ---------------------------------------------------------------------------------
-SPECK_PX = 150  # of any class
-PIECE_PX = 400  # least area of a piece of skin or hair
-HAIR_SHARE = 0.03  # of the largest piece of hair: smaller ones are none
 
 
 class ClipView(Protocol):
@@ -84,6 +81,7 @@ class ClipView(Protocol):
 class _View:
     """One frame at the working size."""
 
+    image: np.ndarray  # uint8 [h, w, 3] RGB
     alpha: np.ndarray  # float32 [h, w]
     bins: np.ndarray  # int32 [h, w], colour cell of each pixel
     guide: np.ndarray  # float32 [h, w] luminance
@@ -103,41 +101,7 @@ def _view(frame: np.ndarray, alpha: np.ndarray, landmarks: np.ndarray, plane: He
     plane = plane.scaled(factor)
     points = landmarks[:, :2] * np.float32(factor)
     jaw = JawLine.from_landmarks(points, plane)
-    return _View(small_alpha, colour_bins(small), luminance(small), points, plane, jaw)
-
-
-# --- colour -------------------------------------------------------------------------------------------------------
-_BINS = 32  # a side
-_CHROMA_START, _CHROMA_STEP = 64, 4  # OpenCV's a and b lie round 128; skin, hair and cloth within +-64
-
-
-def colour_bins(image: np.ndarray) -> np.ndarray:
-    """uint8 RGB [H, W, 3] -> index of the LAB cell, int32 [H, W] in [0, 32^3)."""
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.int32)
-    chroma = np.clip((lab[..., 1:] - _CHROMA_START) // _CHROMA_STEP, 0, _BINS - 1)
-    return ((lab[..., 0] >> 3) * _BINS + chroma[..., 0]) * _BINS + chroma[..., 1]
-
-
-class ColourCounts:
-    """A histogram of LAB cells under construction."""
-
-    def __init__(self) -> None:
-        self._counts = np.zeros(_BINS**3)
-
-    def add(self, bins: np.ndarray, weight: np.ndarray | float = 1.0) -> None:
-        """Count pixels (any shape), each with its weight."""
-        weights = np.broadcast_to(weight, bins.shape).ravel()
-        self._counts += np.bincount(bins.ravel(), weights=weights, minlength=_BINS**3)
-
-    def log_likelihood(self) -> np.ndarray:
-        """Natural log of the smoothed density of each cell, float32 [32^3]."""
-        cube = self._counts.astype(np.float32).reshape(_BINS, _BINS, _BINS)
-        for axis in range(3):
-            flat = np.moveaxis(cube, axis, 0).reshape(_BINS, -1)
-            flat = cv2.GaussianBlur(flat, (1, 7), sigmaX=1.0, sigmaY=1.0, borderType=cv2.BORDER_REPLICATE)
-            cube = np.moveaxis(flat.reshape(_BINS, _BINS, _BINS), 0, axis)
-        density = cube.ravel() + 1e-3
-        return np.log(density / density.sum()).astype(np.float32)
+    return _View(small, small_alpha, colour_bins(small), luminance(small), points, plane, jaw)
 
 
 # --- where things lie on the head ---------------------------------------------------------------------------------
@@ -150,14 +114,20 @@ class _Anatomy:
 
 
 def _face_seed(view: _View) -> np.ndarray:
-    """Pixels well inside the face and off the lips, bool [h, w]."""
+    """Pixels well inside the face, below the brows (a fringe may hang above) and off the lips, bool [h, w]."""
     face = polygon_mask(view.landmarks[list(FACE_OVAL_LOOP)], view.size)
     lips = polygon_mask(view.landmarks[list(OUTER_LIPS_LOOP)], view.size)
     return (cv2.erode(face.astype(np.uint8), box(scaled_px(4, view.size))) > 0) & ~lips
 
 
+def _below_brows(view: _View) -> np.ndarray:
+    """Rows under the upper edge of the brows, bool [h, 1]."""
+    brows = view.landmarks[list(RIGHT_BROW_UPPER + LEFT_BROW_UPPER), 1]
+    return np.arange(view.size)[:, None] + 0.5 > brows.min() - scaled_px(6, view.size)
+
+
 def _other_seeds(view: _View, anatomy: _Anatomy, skin: np.ndarray) -> dict[int, np.ndarray]:
-    """Pixels that place and `skin` (log-likelihood above the face's 10th percentile) give to a class, bool [h, w]."""
+    """Pixels that place and `skin` (log-likelihood above typical skin) give to a class, bool [h, w]."""
     u, v = view.plane.coordinates(view.size)
     wide, person = np.abs(u), view.alpha > 0.9
     under_jaw = v - view.jaw.at(u)
@@ -172,18 +142,39 @@ def _other_seeds(view: _View, anatomy: _Anatomy, skin: np.ndarray) -> dict[int, 
 
 
 def _seed_colours(views: list[_View], anatomy: _Anatomy) -> np.ndarray:
-    """Colour models of the four classes from the seeds, float32 [32^3, 4] log-likelihoods."""
+    """Colour models of the four classes from the seeds, float32 [32^3, 4] log-likelihoods.
+
+    Hair and neck are seeded in the shade as well: they hang and stand in that of the head. What looks like hair where
+    the torso should be may be long hair; it hardly counts.
+    """
     counts = [ColourCounts() for _ in CLASSES]
-    faces = [view.bins[_face_seed(view)] for view in views]
-    for face in faces:
-        counts[HEAD].add(face)
-        counts[NECK].add(face, NECK_AS_FACE)
+    faces = [_face_seed(view) for view in views]
+    for view, face in zip(views, faces, strict=True):
+        counts[HEAD].add(view.bins[face])
+        counts[NECK].add(view.bins[face], NECK_AS_FACE)
     skin = counts[HEAD].log_likelihood()
-    typical = np.percentile(skin[np.concatenate(faces)], 10)
-    for view in views:
-        for k, seed in _other_seeds(view, anatomy, skin[view.bins] - typical).items():
-            counts[k].add(view.bins[seed])
+    typical = np.percentile(skin[_gather(views, faces)], TYPICAL_SKIN)
+    seeds = [_other_seeds(view, anatomy, skin[view.bins] - typical) for view in views]
+    hair, neck, torso = (_gather(views, [seed[k] for seed in seeds]) for k in (HAIR, NECK, TORSO))
+    counts[HAIR].add(hair)
+    counts[NECK].add(neck)
+    for view, seed, face in zip(views, seeds, faces, strict=True):
+        for k, lit in ((HAIR, seed[HAIR]), (NECK, face & (skin[view.bins] > typical))):
+            for light in SHADES:
+                shaded = (view.image[lit][None] * light).astype(np.uint8)
+                counts[k].add(colour_bins(shaded), SHADED)
+    likely = counts[HAIR].log_likelihood()
+    as_torso = np.ones(len(torso))
+    if len(hair):
+        as_torso[likely[torso] > np.percentile(likely[hair], TYPICAL_HAIR)] = HAIR_AS_TORSO
+    counts[TORSO].add(torso, as_torso)
+    counts[TORSO].add_anything((1 - as_torso).sum())
     return _log_likelihoods(counts)
+
+
+def _gather(views: list[_View], masks: list[np.ndarray]) -> np.ndarray:
+    """Colour cells of the pixels in one mask a view, int32 [K]."""
+    return np.concatenate([view.bins[mask] for view, mask in zip(views, masks, strict=True)])
 
 
 def _log_likelihoods(counts: list[ColourCounts]) -> np.ndarray:
@@ -227,7 +218,7 @@ class Parser:
         labels = strongest(large) + np.uint8(Label.HEAD)
         labels[alpha < 0.5] = Label.BACKGROUND
         labels = remove_specks(cv2.medianBlur(labels, 5))
-        labels[polygon_mask(landmarks[list(INNER_LIPS_LOOP), :2], self.size)] = Label.MOUTH
+        labels[inside_mouth(frame, landmarks)] = Label.MOUTH
         return labels
 
 
@@ -271,9 +262,7 @@ def _face_evidence(view: _View) -> np.ndarray:
     """Log-odds of skin that the face mesh vouches for below the brows, float32 [h, w]."""
     face = polygon_mask(view.landmarks[list(FACE_OVAL_LOOP)], view.size).astype(np.uint8)
     inner = cv2.erode(face, box(scaled_px(8, view.size))) > 0
-    rows = np.arange(view.size)[:, None] + 0.5
-    below_brows = rows > view.landmarks[list(RIGHT_BROW_UPPER + LEFT_BROW_UPPER), 1].min() - scaled_px(6, view.size)
-    return (LIKELY_FACE * face + (SURE_FACE - LIKELY_FACE) * inner).astype(np.float32) * below_brows
+    return (LIKELY_FACE * face + (SURE_FACE - LIKELY_FACE) * inner).astype(np.float32) * _below_brows(view)
 
 
 def _maximise(
@@ -283,7 +272,7 @@ def _maximise(
     counts = [ColourCounts() for _ in CLASSES]
     total = np.zeros_like(prior)
     for view in views:
-        posterior = _posterior(view, jaw, prior, colours)
+        posterior = tidy(_posterior(view, jaw, prior, colours), view.alpha > 0.5, view.landmarks[NOSE_BRIDGE])
         person = (view.alpha > 0.7).astype(np.float32)
         total += JawShift(jaw, view.jaw).to_median(view.plane.to_map(posterior * person[..., None]))
         core = view.alpha > 0.9
@@ -296,43 +285,3 @@ def _maximise(
     mixed = (1 - GEOMETRY_WEIGHT) * mixed / mixed.sum(-1, keepdims=True) + GEOMETRY_WEIGHT * geometry
     mixed = np.where(visits > 0.5, mixed, prior).astype(np.float32)
     return mixed / mixed.sum(-1, keepdims=True), _log_likelihoods(counts)
-
-
-# --- tidying up ---------------------------------------------------------------------------------------------------
-def tidy(posterior: np.ndarray, person: np.ndarray, nose: np.ndarray) -> np.ndarray:
-    """Hand regions that cannot be what they claim to their neighbours; posterior float32 [h, w, 4] in and out.
-
-    Torso reaches the bottom of the picture, neck touches the head and is no sliver along the jaw, hair and skin come
-    in large pieces. `person` bool [h, w]; `nose` (x, y) px.
-    """
-    size = len(person)
-    area = (size / 512) ** 2
-    labels = np.where(person, strongest(posterior).astype(np.int16), -1)
-    head, hair, neck, torso = (labels == k for k in (HEAD, HAIR, NECK, TORSO))
-    near_head = cv2.dilate((head | hair).astype(np.uint8), box(scaled_px(8, size))) > 0
-    at_nose, at_bottom = np.zeros(labels.shape, bool), np.zeros(labels.shape, bool)
-    x, y = np.clip(nose[:2].astype(int), 0, size - 1)
-    at_nose[y, x] = True
-    at_bottom[-max(2, scaled_px(3, size)) :] = True
-
-    thick = cv2.morphologyEx(neck.astype(np.uint8), cv2.MORPH_OPEN, box(scaled_px(4, size))) > 0
-    wrong = neck & ~thick
-    wrong |= component_filter(thick, lambda c, n: touched(c, near_head, len(n)) & (n > SPECK_PX * area))
-    wrong |= component_filter(torso, lambda c, n: touched(c, at_bottom, len(n)))
-    wrong |= component_filter(head, lambda c, n: touched(c, at_nose, len(n)) | (n > PIECE_PX * area))
-    wrong |= component_filter(hair, lambda c, n: n >= max(PIECE_PX * area, HAIR_SHARE * n[1:].max()))
-    if not wrong.any():
-        return posterior
-    nearest = fill_from_nearest(labels, wrong | ~person)
-    repaired = posterior.copy()
-    repaired[wrong] = np.eye(len(CLASSES), dtype=np.float32)[np.maximum(nearest[wrong], 0)]
-    return repaired
-
-
-def remove_specks(labels: np.ndarray) -> np.ndarray:
-    """Islands of the person and holes in it smaller than SPECK_PX become what is nearest to them."""
-    least = SPECK_PX * (len(labels) / 512) ** 2
-    person = labels != Label.BACKGROUND
-    specks = coarse_component_filter(person, lambda _, areas: areas >= least)
-    specks |= coarse_component_filter(~person, lambda _, areas: areas >= least)
-    return fill_from_nearest(labels, specks)

@@ -71,8 +71,8 @@ def ellipse_loop(count: int, u: float, v: float, width: float, height: float, st
 def make_speaker(size: int, count: int, extras: tuple[str, ...] = ()) -> MadeSpeaker:
     """A clip of `count` frames. The selfie network takes a flag in the corner for a person.
 
-    `extras`, none of which changes the labels: "beard" in the hair's colour, "badge" in the shirt's colour on the hair,
-    "lit neck" in the face's colour.
+    `extras`: "beard" in the hair's colour, "badge" in the shirt's colour on the hair, "lit neck" in the face's colour,
+    and, alone in changing the labels, "long hair" down to the shoulders and darker there.
     """
     rng = np.random.default_rng(0)
     room = made_room(size)
@@ -94,7 +94,7 @@ def make_speaker(size: int, count: int, extras: tuple[str, ...] = ()) -> MadeSpe
         speaker.translation_cm[i] = position
         scale = speaker.focal / (DISTANCE_CM + DEPTH_CM)
         middle = size / 2 + scale * position[:2]
-        labels = _draw_labels(size, middle, scale, opening)
+        labels = _draw_labels(size, middle, scale, opening, "long hair" in extras)
         image = _paint(room, labels, middle, scale, extras)
         noise = rng.normal(0, 2.0, (size, size, 1))
         speaker.frames[i] = np.clip(image + noise, 0, 255).astype(np.uint8)
@@ -104,7 +104,7 @@ def make_speaker(size: int, count: int, extras: tuple[str, ...] = ()) -> MadeSpe
     return speaker
 
 
-def _draw_labels(size: int, middle: np.ndarray, scale: float, opening: float) -> np.ndarray:
+def _draw_labels(size: int, middle: np.ndarray, scale: float, opening: float, long_hair: bool) -> np.ndarray:
     """True label map; `middle` and `scale` carry the head's cm to pixels, the torso stands still."""
     y, x = np.mgrid[:size, :size] + 0.5
     u, v = (x - middle[0]) / scale, (y - middle[1]) / scale
@@ -118,6 +118,8 @@ def _draw_labels(size: int, middle: np.ndarray, scale: float, opening: float) ->
     labels[shoulders] = Label.TORSO
     labels[(np.abs(u) < 5) & (v > 0) & (still_v < 12.5 - 0.25 * np.abs(still_u))] = Label.NECK
     labels[inside(-1.5, 8.3, 10.3) & (v < 1.5)] = Label.HAIR
+    if long_hair:
+        labels[(np.abs(np.abs(u) - 7.5) < 2.2 - 0.05 * v) & (v > -2) & (v < 13)] = Label.HAIR
     labels[((np.abs(u) - 7.3) ** 2 / 1.0 + (v - 1) ** 2 / 4 < 1) & (labels != Label.HAIR)] = Label.HEAD
     labels[inside(0.5, 7.0, np.where(v > 0.5, 9 + 0.8 * opening, 8.0))] = Label.HEAD
     labels[inside(MOUTH_V, 2.6, max(1.3 * opening, 1e-6))] = Label.MOUTH
@@ -136,6 +138,8 @@ def _paint(
         image[(labels == Label.HEAD) & (v > 2.5) & (np.abs(u) < 7)] = HAIR
     if "badge" in extras:
         image[(labels == Label.HAIR) & ((u - 2) ** 2 + (v + 9.5) ** 2 < 1)] = SHIRT
+    if "long hair" in extras:
+        image[labels == Label.HAIR] *= np.clip(1 - 0.04 * (v + 0 * u), 0.5, 1)[labels == Label.HAIR][:, None]
     image *= 1 - 0.012 * np.abs(u)[..., None]
     image[labels == Label.BACKGROUND] = room[labels == Label.BACKGROUND]
     return image

@@ -7,19 +7,13 @@ from made_speaker import MadeSpeaker, make_speaker
 
 from instag.data.layout import FPS, Label
 from instag.data_utils.background import fit_plate
+from instag.data_utils.colour_counts import ColourCounts, colour_bins
 from instag.data_utils.head_plane import CELL_CM, CELLS, geometric_prior
 from instag.data_utils.landmarks import PersonSegmenter, track_landmarks
 from instag.data_utils.pose import fit_poses
-from instag.data_utils.segmentation import (
-    CLASSES,
-    ColourCounts,
-    Parser,
-    colour_bins,
-    fit_parser,
-    refine_person,
-    remove_specks,
-    tidy,
-)
+from instag.data_utils.segmentation import Parser, fit_parser
+from instag.data_utils.silhouette import refine_person
+from instag.data_utils.tidying import CLASSES, remove_specks, tidy
 from instag.errors import DataError
 from instag.synthetic import Speaker, render_frame
 
@@ -129,6 +123,16 @@ def test_a_beard_is_head_and_a_badge_on_the_hair_is_no_torso():
     assert iou(labels, speaker.truth, HEAD) > 0.96
 
 
+def test_long_hair_is_hair_down_to_the_shoulders_and_not_torso():
+    speaker = speaker_with("long hair")
+    labels = label_all(speaker)
+    below_jaw = (speaker.truth == Label.HAIR) & (np.arange(128)[:, None] > 90)
+    assert below_jaw.sum() > 4000
+    assert (labels[below_jaw] == Label.HAIR).mean() > 0.9
+    assert iou(labels, speaker.truth, (Label.TORSO,)) > 0.93
+    assert iou(labels, speaker.truth, (Label.NECK,)) > 0.8
+
+
 def test_the_map_learns_where_this_speaker_s_hair_is(speaker):
     parser = fit_parser(speaker)
     temple = int(-3 / CELL_CM + CELLS / 2), int(7.8 / CELL_CM + CELLS / 2)
@@ -165,6 +169,19 @@ def test_specks_go_to_their_surroundings():
     spoilt[60:62, 50:52] = Label.BACKGROUND
     spoilt[5:8, 5:8] = Label.HAIR
     np.testing.assert_array_equal(remove_specks(spoilt), labels)
+
+
+def test_hair_that_hangs_from_nothing_is_torso():
+    claimed = np.full((256, 256), CLASSES.index(Label.TORSO))
+    claimed[:160] = CLASSES.index(Label.HEAD)
+    claimed[:60] = CLASSES.index(Label.HAIR)
+    posterior = 0.05 + 0.8 * np.eye(4, dtype=np.float32)[claimed]
+    posterior[200:240, 20:80] = (0.05, 0.5, 0.05, 0.4)
+    found = tidy(posterior, np.ones((256, 256), bool), np.array([128.0, 100.0])).argmax(-1)
+    np.testing.assert_array_equal(found, claimed)
+    posterior[50:240, 20:40] = (0.05, 0.5, 0.05, 0.4)  # a strand leads there
+    found = tidy(posterior, np.ones((256, 256), bool), np.array([128.0, 100.0])).argmax(-1)
+    assert (found[200:240, 20:80] == CLASSES.index(Label.HAIR)).all()
 
 
 def test_no_frames_is_an_error_that_says_so(speaker):
