@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from instag.errors import DataError
@@ -152,3 +153,14 @@ def audio_windows(features: np.ndarray | Tensor, frame_indices: int | Sequence[i
     windows = values[index.clamp(0, len(values) - 1)]  # [B, 8, W, D]
     windows = windows.masked_fill(outside[:, :, None, None], 0)
     return windows.transpose(2, 3).contiguous()  # [B, 8, D, W]
+
+
+def window_table(features: Tensor, frames: int) -> Tensor:
+    """All windows of a clip as a view [T, 8, D, W]: row t is `audio_windows` of frame t, for t < T = `frames`.
+
+    features: [T', W, D]; what is missing up to T counts as silence. Rows share memory: do not copy the view whole.
+    """
+    after = max(0, frames - len(features)) + WINDOW_AFTER
+    padded = F.pad(features.transpose(1, 2), (0, 0, 0, 0, WINDOW_BEFORE, after)).contiguous()  # [4 + T' + after, D, W]
+    step, *inner = padded.stride()
+    return padded.as_strided((frames, WINDOW_FRAMES, *padded.shape[1:]), (step, step, *inner))

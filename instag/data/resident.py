@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from instag.camera import Camera
-from instag.data.audio import audio_windows
+from instag.data.audio import window_table
 from instag.data.frame import Condition, FrameBatch, GeometryPrior, PictureRows, Prior
 
 PRIOR_THREADS = 8  # that draw priors on the host
@@ -50,14 +50,22 @@ class ConditionTracks:
         moved = [getattr(self, field.name) for field in fields(self)]
         return ConditionTracks(*(value.to(device) if isinstance(value, Tensor) else value for value in moved))
 
+    @cached_property
+    def _windows(self) -> Tensor:
+        """Every frame's audio, [T, 8, D, W]: a view of the features."""
+        return window_table(self.features, len(self.focal))
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """Every frame's pose, focal length and expression, [T, 23]: looked up together."""
+        return torch.cat([self.world_to_camera.flatten(1), self.focal[:, None], self.expression], 1)
+
     def condition(self, index: Tensor) -> Condition:
         """Condition of frames `index` [B] (int64, on the tracks' device)."""
-        camera = Camera(self.world_to_camera[index], self.focal[index], self.size, self.size)
-        if len(self.features):
-            audio = audio_windows(self.features, index)  # [B, 8, D, W]
-        else:
-            audio = self.expression.new_zeros(len(index), 0, 0, 0)
-        return Condition(camera, audio, self.expression[index])
+        pose, focal, expression = self._rows[index].split([16, 1, self.expression.shape[1]], 1)
+        camera = Camera(pose.unflatten(1, (4, 4)), focal[:, 0], self.size, self.size)
+        audio = self._windows[index] if len(self.features) else self.expression.new_zeros(len(index), 0, 0, 0)
+        return Condition(camera, audio, expression)
 
     def batch(self, index: Tensor, pictures: PictureRows, prior: Prior | None) -> FrameBatch:
         """Frames `index` [B], whose pictures these are."""

@@ -6,6 +6,9 @@ import torch.nn.functional as F
 from gaussian_rasterization import RasterOutput
 from torch import Tensor
 
+from instag import kernels
+from instag.data.frame import FrameBatch
+
 DILATION = 13  # px at 512: window of the max-pooled mouth alpha
 DILATION_SIZE = 512
 
@@ -29,3 +32,12 @@ def composite(face: RasterOutput, mouth: RasterOutput | None, background: Tensor
             alpha = F.max_pool2d(alpha, window, stride=1, padding=window // 2)
         background = mouth.color + (1 - alpha) * background
     return face.color + (1 - face.alpha) * background
+
+
+def composite_frames(face: RasterOutput, mouth: RasterOutput | None, frames: FrameBatch) -> tuple[Tensor, Tensor]:
+    """The branches over their frames' plates, and the frames: both [B, 3, H, W]; by one kernel where it applies."""
+    if kernels.usable(face.color):
+        from instag.kernels.composite import composite_frames_cuda  # needs the `gpu` extra
+
+        return composite_frames_cuda(face, mouth, frames.pictures)
+    return composite(face, mouth, frames.background), frames.image

@@ -16,6 +16,7 @@ from instag.data.sampling import FrameSampler
 from instag.fields.hook import HOOK_RANK
 from instag.head import HeadRender, Mode, TalkingHead
 from instag.metrics.lpips import LPIPS
+from instag.render.composite import composite_frames
 from instag.training.optimizers import GroupedOptimizer
 from instag.training.stage import SH_REST_SHARE, Choice, Plan, StepInputs, Subject, draw_patch_size
 
@@ -87,10 +88,11 @@ class FuseStage:
 
     def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """The complete frame."""
-        image = render.over(frames.background)
-        terms = {"photometric": losses.photometric(image, frames.image, self.config.losses.dssim)}
+        assert render.face is not None
+        image, target = composite_frames(render.face.image, render.mouth and render.mouth.image, frames)
+        terms = {"photometric": losses.photometric(image, target, self.config.losses.dssim)}
         if self.perceptual is not None and choice.patch is not None:
-            terms["lpips"] = self.config.losses.lpips * self.perceptual.patches(image, frames.image, choice.patch)
+            terms["lpips"] = self.config.losses.lpips * self.perceptual.patches(image, target, choice.patch)
         return terms
 
     def record(self, render: HeadRender, choice: Choice) -> None:

@@ -9,6 +9,7 @@ from instag.data.audio import (
     WINDOW_BEFORE,
     WINDOW_FRAMES,
     audio_windows,
+    window_table,
     find_features,
     get_extractor,
     load_features,
@@ -133,3 +134,12 @@ def test_unusable_files_are_named(tmp_path):
         load_features(path, "mel")
     with pytest.raises(DataError, match="wav2vec.*phone-mel"):
         load_features(path, "wav2vec")
+
+
+@pytest.mark.parametrize("rows", [12, 9, 15])
+def test_the_table_of_windows_is_every_window(rows):
+    """Also where the features end before the clip or after it."""
+    features = torch.randn(rows, 16, 74, generator=torch.Generator().manual_seed(0))
+    table = window_table(features, 12)
+    torch.testing.assert_close(table, audio_windows(features, range(12)), rtol=0, atol=0)
+    assert table[torch.tensor([3, 0])].is_contiguous()

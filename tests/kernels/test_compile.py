@@ -36,6 +36,7 @@ def sources(variant: int) -> list[loader.KernelSource]:
         source("pixels.cu"),
         source("depth_prior.cu"),
         source("terms.cu"),
+        source("composite.cu"),
     ]
 
 
