@@ -56,13 +56,14 @@ def all_sources() -> dict[str, loader.KernelSource]:
     from instag.fields.encoding import REFERENCE_FACE, grid_layout
     from instag.kernels import hash_grid, modules, motion_head
 
-    head = motion_head.head_macros(64, motion_head.warps_per_block(DEVICE, 64))
+    face = motion_head.FACE[64]
+    head = face.macros(*motion_head.warps_of(DEVICE, face, 1))
     return {
         "rasterizer": rasterizer.kernel_source(2, True, True),
         "hash_grid": modules.source("hash_grid.cu", *hash_grid.macros(grid_layout(*REFERENCE_FACE))),
         "l1_ssim": modules.source("l1_ssim.cu"),
         "adam": modules.source("adam.cu"),
-        "motion_head": modules.source("motion_head.cu", *head),
+        "motion_head": modules.source(motion_head.FILES, *head),
     }
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from instag import kernels
 from instag.fields.encoding import MLP, REFERENCE_FACE, GridRange, TriPlaneEncoding
 
 OFFSET_UNIT = 0.01  # head units per unit of the network's output
@@ -31,8 +32,24 @@ class MotionAligner(nn.Module):
 
     def forward(self, x: Tensor) -> Alignment:
         """Alignment of points x [N, 3]; not detached, so the loss reaches the points through the offset."""
-        offset, scale = self.decoder(self.encoding(x)).split(3, -1)
+        points = self.encoding(x)  # [N, 36]
+        fused = self._fused(points)
+        if fused is not None:
+            return fused
+        offset, scale = self.decoder(points).split(3, -1)
         return Alignment(OFFSET_UNIT * offset, 1 + SCALE_RANGE * torch.tanh(scale / SCALE_SOFTNESS))
+
+    def _fused(self, points: Tensor) -> Alignment | None:
+        """The network behind the encoding in one kernel, where a GPU has it: points [N, 36]."""
+        if not kernels.usable(points):
+            return None
+        from instag.kernels import motion_head  # needs the `gpu` extra
+
+        head = motion_head.ALIGNER.get(len(self.decoder.layers[0].weight))
+        if not motion_head.fits(points.device, points.shape[1], head):
+            return None
+        weights = motion_head.AlignerWeights(*(layer.weight for layer in self.decoder.layers))
+        return Alignment(*motion_head.aligner_head_cuda(points, weights))
 
 
 def build_face_aligner(grid: GridRange = REFERENCE_FACE) -> MotionAligner:

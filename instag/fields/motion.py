@@ -81,6 +81,11 @@ def attention_map(weights: Tensor, frames: int) -> Tensor:
     return torch.linalg.vector_norm(weights, dim=-1, keepdim=True).expand(frames, -1, -1)
 
 
+def layer_weights(*networks: MLP) -> list[Tensor]:
+    """The weights of several networks, layer by layer."""
+    return [layer.weight for network in networks for layer in network.layers]
+
+
 class FaceMotionField(nn.Module):
     """Face motion U(mu, a, e) (paper Eq. 3, 4; METHOD.md section 4).
 
@@ -103,13 +108,11 @@ class FaceMotionField(nn.Module):
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W] and expression [B, 6] (0..5, blink 0..2)."""
         points = self.encoding(x)  # [N, 36]
         audio = self.audio(audio_window)  # [B, 32]
+        fused = self._fused(points, audio, expression)
+        if fused is not None:
+            return fused
         upper_face, blink = expression.split([EXPRESSION - 1, 1], 1)
         driver = torch.cat([self.expression(upper_face), blink], 1)  # [B, 6]
-        if kernels.usable(points, audio):
-            from instag.kernels.motion_head import fits  # needs the `gpu` extra
-
-            if fits(points.device, points.shape[1], len(self.decoder.layers[0].weight)):
-                return self._fused(points, audio, driver)
         w, v = self.audio_weights(points), self.eye_weights(points)  # [N, 32], [N, 6]
         gain = torch.cat([points.new_ones(len(audio), points.shape[1]), audio, driver], 1)
         h = self.decoder.gated(torch.cat([points, w, v], 1), gain)  # [B, N, 11]
@@ -123,15 +126,20 @@ class FaceMotionField(nn.Module):
             eye_attention=attention_map(v, len(audio)),
         )
 
-    def _fused(self, points: Tensor, audio: Tensor, driver: Tensor) -> Deformation:
-        """The networks behind the encoding in one kernel: points [N, 36], audio [B, 32], driver [B, 6]."""
-        from instag.kernels.motion_head import HeadWeights, motion_head_cuda
+    def _fused(self, points: Tensor, audio: Tensor, expression: Tensor) -> Deformation | None:
+        """The networks behind the encoding in one kernel, where a GPU has it: points [N, 36], audio [B, 32]."""
+        if not kernels.usable(points, audio):
+            return None
+        from instag.kernels import motion_head  # needs the `gpu` extra
 
-        networks = (self.audio_weights, self.eye_weights, self.decoder)
-        weights = HeadWeights(*(layer.weight for network in networks for layer in network.layers))
-        head = motion_head_cuda(points, audio, driver, weights)
-        maps = [length[:, None].expand(len(audio), -1, -1) for length in (head.audio_length, head.eye_length)]
-        return Deformation(head.d_mean, head.d_rotation, head.d_opacity, head.d_scale, *maps)
+        head = motion_head.FACE.get(len(self.decoder.layers[0].weight))
+        if not motion_head.fits(points.device, points.shape[1], head, len(audio)):
+            return None
+        networks = (self.audio_weights, self.eye_weights, self.decoder, self.expression)
+        weights = motion_head.HeadWeights(*layer_weights(*networks))
+        out = motion_head.motion_head_cuda(points, audio, expression, weights)
+        maps = [length[:, None].expand(len(audio), -1, -1) for length in (out.audio_length, out.eye_length)]
+        return Deformation(out.d_mean, out.d_rotation, out.d_opacity, out.d_scale, *maps)
 
 
 class MouthMotionField(nn.Module):
@@ -148,10 +156,28 @@ class MouthMotionField(nn.Module):
     def forward(self, x: Tensor, audio_window: Tensor, phi: Tensor) -> Deformation:
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W] and phi [B, 3] (`hook.hook_displacement`)."""
         points = self.encoding(x)  # [N, 36]
-        h = self.decoder.conditioned(points, torch.cat([self.audio(audio_window), phi], 1))  # [B, N, 7]
+        audio = self.audio(audio_window)  # [B, 32]
+        fused = self._fused(points, audio, phi)
+        if fused is not None:
+            return fused
+        h = self.decoder.conditioned(points, torch.cat([audio, phi], 1))  # [B, N, 7]
         d_mean, d_rotation = h.split(MOUTH_OUTPUTS, -1)
         tau = 2 * torch.sigmoid(self.tau.conditioned(points, phi))  # [B, N, 1]
         return Deformation(d_mean=self.unit * d_mean * tau, d_rotation=d_rotation, mean_only=True)
+
+    def _fused(self, points: Tensor, audio: Tensor, phi: Tensor) -> Deformation | None:
+        """The networks behind the encoding in one kernel, where a GPU has it: points [N, 36], audio [B, 32]."""
+        if not kernels.usable(points, audio):
+            return None
+        from instag.kernels import motion_head  # needs the `gpu` extra
+
+        widths = (len(self.decoder.layers[0].weight), len(self.tau.layers[0].weight))
+        head = motion_head.MOUTH if widths == motion_head.MOUTH_WIDTHS else None
+        if not motion_head.fits(points.device, points.shape[1], head, len(audio)):
+            return None
+        weights = motion_head.MouthWeights(*layer_weights(self.decoder, self.tau))
+        out = motion_head.mouth_head_cuda(points, audio, phi, weights)
+        return Deformation(out.d_mean, out.d_rotation, mean_only=True)
 
 
 def build_face_field(width: int, steps: int, grid: GridRange = REFERENCE_FACE) -> FaceMotionField:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from instag import kernels
 from instag.fields.audio import AUDIO_FEATURES, AudioEncoder
 from instag.fields.encoding import MLP, REFERENCE_FACE, GridRange, TriPlaneEncoding
 from instag.fields.motion import (
@@ -14,6 +15,7 @@ from instag.fields.motion import (
     Deformation,
     FaceMotionField,
     attention_map,
+    layer_weights,
 )
 
 
@@ -34,8 +36,11 @@ class PersonalizedMouthField(nn.Module):
     def forward(self, x: Tensor, audio_window: Tensor) -> Deformation:
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W], equally free in x, y and z."""
         points = self.encoding(x)  # [N, 36]
-        w = self.audio_weights(points)  # [N, 32]
         audio = self.audio(audio_window)  # [B, 32]
+        fused = self._fused(points, audio)
+        if fused is not None:
+            return fused
+        w = self.audio_weights(points)  # [N, 32]
         gain = torch.cat([points.new_ones(len(audio), points.shape[1]), audio], 1)
         h = self.decoder.gated(torch.cat([points, w], 1), gain)  # [B, N, 7]
         d_mean, d_rotation = h.split(MOUTH_OUTPUTS, -1)
@@ -45,6 +50,21 @@ class PersonalizedMouthField(nn.Module):
             audio_attention=attention_map(w, len(audio)),
             mean_only=True,
         )
+
+    def _fused(self, points: Tensor, audio: Tensor) -> Deformation | None:
+        """The networks behind the encoding in one kernel, where a GPU has it: points [N, 36], audio [B, 32]."""
+        if not kernels.usable(points, audio):
+            return None
+        from instag.kernels import motion_head  # needs the `gpu` extra
+
+        head = motion_head.OWN_MOUTH if len(self.decoder.layers[0].weight) == motion_head.OWN_MOUTH.hidden else None
+        if not motion_head.fits(points.device, points.shape[1], head, len(audio)):
+            return None
+        weights = motion_head.OwnMouthWeights(*layer_weights(self.audio_weights, self.decoder))
+        out = motion_head.own_mouth_head_cuda(points, audio, weights)
+        assert out.audio_length is not None
+        attention = out.audio_length[:, None].expand(len(audio), -1, -1)
+        return Deformation(out.d_mean, out.d_rotation, audio_attention=attention, mean_only=True)
 
 
 def build_personalized_face(

@@ -13,14 +13,15 @@ EMULATED_SHARED_BYTES = 227 * 1024  # an H200's, for tests that run the kernels 
 
 
 @lru_cache
-def source(file: str, *options: str) -> loader.KernelSource:
-    """A file of this folder with macros such as -DNAME=VALUE."""
-    return loader.KernelSource((FOLDER / file,), options)
+def source(files: str | tuple[str, ...], *options: str) -> loader.KernelSource:
+    """A file of this folder, or several compiled as one, with macros such as -DNAME=VALUE."""
+    names = (files,) if isinstance(files, str) else files
+    return loader.KernelSource(tuple(FOLDER / name for name in names), options)
 
 
-def module(device: torch.device, file: str, *options: str) -> loader.KernelModule:
-    """The file's kernels, loaded for a device."""
-    return loader.load(source(file, *options), device)
+def module(device: torch.device, files: str | tuple[str, ...], *options: str) -> loader.KernelModule:
+    """The kernels of a file, or of several compiled as one, loaded for a device."""
+    return loader.load(source(files, *options), device)
 
 
 def multiprocessors(device: torch.device) -> int:
@@ -33,3 +34,8 @@ def shared_memory_limit(device: torch.device) -> int:
     if device.type != "cuda":
         return EMULATED_SHARED_BYTES
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability; of an H200 where the kernels run emulated."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)

@@ -1,4 +1,4 @@
-"""The fused motion head's kernels, emulated, against FaceMotionField's networks in float64."""
+"""The fused heads' kernels, emulated (on a GPU where there is one), against the fields' networks in float64."""
 
 from __future__ import annotations
 
@@ -7,61 +7,149 @@ import torch
 from cuda_emulation import needs_compiler
 from raster_scenes import relative_error
 
-from instag.fields.motion import FACE_OUTPUTS, MEAN_UNIT
+from instag.fields.motion import FACE_OUTPUTS, MEAN_UNIT, MOUTH_DIRECTION
 
+pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
 pytestmark = needs_compiler
 TOLERANCE = 5e-6
 
 
+def random_weights(kind, shapes, generator):
+    return kind(*(torch.randn(shape, generator=generator) / shape[1] ** 0.5 for shape in shapes))
+
+
 def made_weights(hidden: int, generator: torch.Generator):
+    """Of the face."""
     from instag.kernels.motion_head import HeadWeights
 
-    shapes = [(32, 36), (32, 32), (16, 36), (6, 16), (hidden, 74), (hidden, hidden), (11, hidden)]
-    return HeadWeights(*(torch.randn(shape, generator=generator) / shape[1] ** 0.5 for shape in shapes))
+    gates = [(32, 36), (32, 32), (16, 36), (6, 16)]
+    decoder = [(hidden, 74), (hidden, hidden), (11, hidden)]
+    return random_weights(HeadWeights, [*gates, *decoder, (16, 5), (5, 16)], generator)
+
+
+def mlp(x, *layers):
+    for layer in layers[:-1]:
+        x = torch.relu(x @ layer.T)
+    return x @ layers[-1].T
+
+
+def per_frame(features, conditions):
+    return torch.stack([torch.cat([features, row.expand(len(features), -1)], 1) for row in conditions])
 
 
 def twin(features, audio, expression, weights):
-    """METHOD.md section 4, in the words of torch."""
-    w = torch.relu(features @ weights.audio_1.T) @ weights.audio_2.T
-    v = torch.relu(torch.relu(features @ weights.eye_1.T) @ weights.eye_2.T)
-    frames = [torch.cat([features, w * a, v * e], 1) for a, e in zip(audio, expression, strict=True)]
-    hidden = torch.relu(torch.stack(frames) @ weights.decoder_1.T)
-    h = torch.relu(hidden @ weights.decoder_2.T) @ weights.decoder_3.T
+    """METHOD.md section 4, in the words of torch: the face."""
+    w = mlp(features, weights.audio_1, weights.audio_2)
+    v = torch.relu(mlp(features, weights.eye_1, weights.eye_2))
+    driver = torch.cat([mlp(expression[:, :5], weights.expression_1, weights.expression_2), expression[:, 5:]], 1)
+    frames = [torch.cat([features, w * a, v * e], 1) for a, e in zip(audio, driver, strict=True)]
+    h = mlp(torch.stack(frames), weights.decoder_1, weights.decoder_2, weights.decoder_3)
     d_mean, *rest = h.split(FACE_OUTPUTS, -1)
     return MEAN_UNIT * d_mean, *rest, w.norm(dim=1), v.norm(dim=1)
 
 
-@pytest.mark.parametrize(
-    ("points", "frames", "hidden", "shared_kib"), [(37, 1, 64, 227), (150, 2, 64, 99), (20, 1, 32, 227)]
-)
-def test_against_torch(emulated, monkeypatch, points, frames, hidden, shared_kib) -> None:
+def mouth_twin(features, audio, phi, weights):
+    h = mlp(per_frame(features, torch.cat([audio, phi], 1)), *weights[:3])
+    tau = 2 * torch.sigmoid(mlp(per_frame(features, phi), *weights[3:]))
+    unit = MEAN_UNIT * torch.tensor(MOUTH_DIRECTION, dtype=features.dtype, device=features.device)
+    return unit * h[..., :3] * tau, h[..., 3:]
+
+
+def own_mouth_twin(features, audio, weights):
+    w = mlp(features, weights.audio_1, weights.audio_2)
+    h = mlp(torch.stack([torch.cat([features, w * a], 1) for a in audio]), *weights[2:])
+    return MEAN_UNIT * h[..., :3], h[..., 3:], w.norm(dim=1)
+
+
+def aligner_twin(features, weights):
+    offset, scale = mlp(features, *weights).split(3, -1)
+    return 0.01 * offset, 1 + 0.25 * torch.tanh(scale / 5)
+
+
+def case(name: str, generator: torch.Generator):
+    """A head's kernel, its twin, the kind of its weights and their values, and the widths of its conditions."""
+    from instag.kernels import motion_head as fused
+
+    kind, _, hidden = name.partition(" ")
+    if kind == "face":
+        return fused.motion_head_cuda, twin, made_weights(int(hidden), generator), (32, 6)
+    if kind == "mouth":
+        shapes = [(32, 71), (32, 32), (7, 32), (16, 39), (16, 16), (1, 16)]
+        return fused.mouth_head_cuda, mouth_twin, random_weights(fused.MouthWeights, shapes, generator), (32, 3)
+    if kind == "own-mouth":
+        shapes = [(32, 36), (32, 32), (16, 68), (16, 16), (7, 16)]
+        return (
+            fused.own_mouth_head_cuda,
+            own_mouth_twin,
+            random_weights(fused.OwnMouthWeights, shapes, generator),
+            (32,),
+        )
+    shapes = [(int(hidden), 36), (6, int(hidden))]
+    return fused.aligner_head_cuda, aligner_twin, random_weights(fused.AlignerWeights, shapes, generator), ()
+
+
+def check(name: str, points: int, frames: int, device: torch.device) -> None:
+    """Outputs and gradients under random cotangents."""
+    generator = torch.Generator().manual_seed(0)
+    kernel, truth, weights, widths = case(name, generator)
+    kind = type(weights)
+    inputs = [torch.randn(points, 36, generator=generator)]
+    inputs += [torch.randn(frames, width, generator=generator) for width in widths]
+    ours = [each.to(device).requires_grad_() for each in (*inputs, *weights)]
+    exact = [each.detach().double().requires_grad_() for each in ours]
+    count = len(inputs)
+    outputs = [each for each in kernel(*ours[:count], kind(*ours[count:])) if each is not None]
+    expected = truth(*exact[:count], kind(*exact[count:]))
+    for output, true_output in zip(outputs, expected, strict=True):
+        assert relative_error(output, true_output) < TOLERANCE
+    cotangents = [torch.randn(each.shape, generator=generator).to(device) for each in outputs]
+    gradients = torch.autograd.grad(outputs, ours, cotangents)
+    true_gradients = torch.autograd.grad(expected, exact, [each.double() for each in cotangents])
+    names = ("features", "audio", "extra")[:count] + kind._fields
+    for field, gradient, true_gradient in zip(names, gradients, true_gradients, strict=True):
+        assert relative_error(gradient, true_gradient) < TOLERANCE, field
+
+
+CASES = [  # head, points, frames, KiB of shared memory, warps that follow
+    ("face 64", 37, 1, 227, (8, 16)),
+    ("face 64", 150, 2, 160, (4, 8)),
+    ("face 64", 70, 1, 99, (2, 4)),
+    ("face 32", 20, 1, 227, (8, 16)),
+    ("mouth", 300, 2, 227, (8, 16)),
+    ("own-mouth", 150, 2, 227, (8, 16)),
+    ("aligner 32", 300, 1, 227, (8, 16)),
+    ("aligner 16", 20, 1, 227, (8, 16)),
+]
+
+
+def head_of(name: str):
+    from instag.kernels import motion_head as fused
+
+    kind, _, hidden = name.partition(" ")
+    forms = {"face": fused.FACE, "aligner": fused.ALIGNER}
+    return forms[kind][int(hidden)] if kind in forms else {"mouth": fused.MOUTH, "own-mouth": fused.OWN_MOUTH}[kind]
+
+
+@pytest.mark.parametrize(("name", "points", "frames", "shared_kib", "warps"), CASES)
+def test_against_torch(emulated, monkeypatch, name, points, frames, shared_kib, warps) -> None:
     from instag.kernels import modules
-    from instag.kernels.motion_head import HeadWeights, motion_head_cuda, warps_per_block
+    from instag.kernels.motion_head import warps_of
 
     monkeypatch.setattr(modules, "EMULATED_SHARED_BYTES", shared_kib * 1024)
     monkeypatch.setattr(modules, "multiprocessors", lambda device: 2)
-    assert warps_per_block(torch.device("cpu"), hidden) == (8 if shared_kib == 227 else 4)
-    generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(shape, generator=generator) for shape in ((points, 36), (frames, 32), (frames, 6))]
-    weights = made_weights(hidden, generator)
-    ours = [each.clone().requires_grad_() for each in (*inputs, *weights)]
-    truth = [each.double().requires_grad_() for each in (*inputs, *weights)]
-    outputs = motion_head_cuda(*ours[:3], HeadWeights(*ours[3:]))
-    expected = twin(*truth[:3], HeadWeights(*truth[3:]))
-    loss, true_loss = 0.0, 0.0
-    for name, output, true_output in zip(outputs._fields, outputs, expected, strict=True):
-        assert relative_error(output, true_output) < TOLERANCE, name
-        cotangent = torch.randn(output.shape, generator=generator)
-        loss, true_loss = loss + (output * cotangent).sum(), true_loss + (true_output * cotangent.double()).sum()
-    loss.backward()
-    true_loss.backward()
-    names = ("features", "audio", "expression", *HeadWeights._fields)
-    for name, leaf, true_leaf in zip(names, ours, truth, strict=True):
-        assert relative_error(leaf.grad, true_leaf.grad) < TOLERANCE, name
+    assert warps_of(torch.device("cpu"), head_of(name), frames) == warps
+    check(name, points, frames, torch.device("cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["face 64", "face 32", "mouth", "own-mouth", "aligner 32", "aligner 16"])
+@pytest.mark.parametrize(("points", "frames"), [(1, 1), (4999, 1), (33_333, 2)])
+def test_on_the_gpu(name, points, frames) -> None:
+    check(name, points, 1 if name.startswith("aligner") else frames, torch.device("cuda"))
 
 
 def test_missing_gradients_count_as_zero(emulated) -> None:
-    from instag.kernels.motion_head import HeadWeights, motion_head_cuda
+    from instag.kernels.motion_head import motion_head_cuda
 
     generator = torch.Generator().manual_seed(0)
     weights = made_weights(32, generator)
@@ -70,15 +158,35 @@ def test_missing_gradients_count_as_zero(emulated) -> None:
     output = motion_head_cuda(features, torch.ones(1, 32), torch.ones(1, 6), weights._replace(decoder_3=leaf))
     output.d_rotation.sum().backward()
     assert leaf.grad[3:7].any() and not leaf.grad[:3].any() and not leaf.grad[7:].any()
-    assert isinstance(weights, HeadWeights) and features.grad.any()
+    assert features.grad.any()
+
+
+def test_many_fields_in_one_launch(emulated) -> None:
+    from instag.kernels.motion_head import FACE, HeadWeights, many_heads_d_mean, pointers
+
+    generator = torch.Generator().manual_seed(0)
+    fields = [made_weights(32, generator) for _ in range(3)]
+    features, audio = torch.randn(3, 37, 36, generator=generator), torch.randn(3, 2, 32, generator=generator)
+    expression = torch.randn(2, 6, generator=generator)
+    d_mean = many_heads_d_mean(FACE[32], features, audio, expression, pointers(fields))
+    for i, weights in enumerate(fields):
+        doubles = HeadWeights(*(each.double() for each in weights))
+        truth = twin(features[i].double(), audio[i].double(), expression.double(), doubles)
+        assert relative_error(d_mean[i], truth[0]) < TOLERANCE
 
 
 def test_too_little_shared_memory_is_said(emulated, monkeypatch) -> None:
     from gaussian_rasterization.cuda.loader import KernelError
 
     from instag.kernels import modules
-    from instag.kernels.motion_head import warps_per_block
+    from instag.kernels.motion_head import FACE, fits, warps_of
 
+    device = torch.device("cpu")
+    assert fits(device, 36, FACE[64])
     monkeypatch.setattr(modules, "EMULATED_SHARED_BYTES", 64 * 1024)
+    assert not fits(device, 36, FACE[64])
     with pytest.raises(KernelError, match="shared memory"):
-        warps_per_block(torch.device("cpu"), 64)
+        warps_of(device, FACE[64], 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(modules, "capability", lambda device: (7, 5))
+    assert not fits(device, 36, FACE[64])

@@ -1,0 +1,138 @@
+"""The motion fields on a GPU: forward + backward of face, mouth, personalised fields and aligner, time per kernel.
+
+    python3 benchmarks/motion_field.py --out motion_field.json     # no data needed; about 2 minutes
+
+Rows: milliseconds as a CUDA graph; behind them the kernels in microseconds. "Without audio" gives the field a ready
+audio vector. Variants change one number of the kernels' modules and time the face alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import timing
+import torch
+from torch import Tensor, nn
+
+from instag.fields.aligner import build_face_aligner, build_mouth_aligner
+from instag.fields.encoding import BOUND
+from instag.fields.motion import build_face_field, build_mouth_field
+from instag.fields.personalized import build_personalized_face, build_personalized_mouth
+from instag.kernels import hash_grid, motion_head
+
+WIDTH, STEPS = 74, 2  # of the default features, phone-mel
+POINTS = (5_000, 15_000, 30_000, 60_000)
+VARIANT_POINTS = (15_000, 30_000)
+DEVICE = torch.device("cuda")
+
+
+class ReadyAudio(nn.Module):
+    """Stands in for the audio encoder: a learned vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.randn(1, 32))
+
+    def forward(self, window: Tensor) -> Tensor:
+        """[1, ...] -> [1, 32]."""
+        return self.vector
+
+
+def fields(audio: bool) -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
+    """Name -> field and what it is called with besides the points."""
+    window = torch.randn(1, 8, WIDTH, STEPS, device=DEVICE)
+    expression, phi = torch.rand(1, 6, device=DEVICE), torch.rand(1, 3, device=DEVICE)
+    made: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
+        "face": (build_face_field(WIDTH, STEPS), (window, expression)),
+        "mouth": (build_mouth_field(WIDTH, STEPS), (window, phi)),
+        "personalised face": (build_personalized_face(WIDTH, STEPS), (window, expression)),
+        "personalised mouth": (build_personalized_mouth(WIDTH, STEPS), (window,)),
+        "face aligner": (build_face_aligner(), ()),
+        "mouth aligner": (build_mouth_aligner(), ()),
+    }
+    for field, _ in made.values():
+        if not audio and hasattr(field, "audio"):
+            field.audio = ReadyAudio()
+        field.to(DEVICE)
+    return made
+
+
+def forward_backward(field: nn.Module, points: int, conditions: tuple[Tensor, ...]) -> Callable[[], object]:
+    """One training pass: all outputs' gradients are random, all parameters' and the points' are wanted."""
+    x = (2 * BOUND * (torch.rand(points, 3, device=DEVICE) - 0.5)).requires_grad_()
+    leaves = [x, *field.parameters()]
+    cotangents: list[Tensor] = []
+
+    def call() -> object:
+        said = field(x, *conditions)
+        parts = said if isinstance(said, tuple) else vars(said).values()
+        outputs = [part for part in parts if isinstance(part, Tensor)]
+        if not cotangents:
+            cotangents.extend(torch.randn_like(part) for part in outputs)
+        return torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
+
+    return call
+
+
+def measured(call: Callable[[], object]) -> dict:
+    """Graph milliseconds and the kernels."""
+    return {"ms": timing.timed(call)["graph"], "kernels_us": timing.kernel_times(call)}
+
+
+@contextmanager
+def changed(module: object, name: str, value: object) -> Iterator[None]:
+    """A module's number, for a while."""
+    kept = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, kept)
+
+
+VARIANTS: dict[str, tuple[object, str, object]] = {
+    "as it is": (motion_head, "SLACK", motion_head.SLACK),
+    "backward: 4 warps a block": (motion_head, "WARPS", (4, 2)),
+    "backward: 2 warps a block": (motion_head, "WARPS", (2,)),
+    "forward: 8 warps a block": (motion_head, "FORWARD_WARPS", (8, 4, 2)),
+    "forward: 4 warps a block": (motion_head, "FORWARD_WARPS", (4, 2)),
+    "grid backward: 512 threads": (hash_grid, "BACKWARD_THREADS", 512),
+    "grid backward: 256 threads": (hash_grid, "BACKWARD_THREADS", 256),
+}
+
+
+def main() -> None:
+    """Time everything, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    torch.manual_seed(0)
+    result: dict = {"environment": timing.environment()}
+
+    def note(name: str, points: int, call: Callable[[], object]) -> None:
+        row = measured(call)
+        result.setdefault(name, {})[points] = row
+        largest = ", ".join(f"{kernel} {us}" for kernel, us in list(row["kernels_us"].items())[2:8])
+        launches = row["kernels_us"]["launches"]
+        print(f"{name:40} {points:6} {row['ms']!s:>9} ms {launches:5.0f} launches  {largest}", flush=True)
+        out.write_text(json.dumps(result, indent=1))
+
+    for name, (field, conditions) in fields(audio=False).items():
+        for points in POINTS:
+            note(f"{name}, without audio", points, forward_backward(field, points, conditions))
+    for name, (field, conditions) in fields(audio=True).items():
+        if conditions:
+            note(name, 15_000, forward_backward(field, 15_000, conditions))
+    face, conditions = fields(audio=False)["face"]
+    for name, (module, number, value) in VARIANTS.items():
+        with changed(module, number, value):
+            for points in VARIANT_POINTS:
+                note(f"face, {name}", points, forward_backward(face, points, conditions))
+
+
+if __name__ == "__main__":
+    main()
