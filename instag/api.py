@@ -276,6 +276,7 @@ def evaluate_avatar(
     part: Literal["test", "train", "all"] = "test",
     dilate: bool = False,
     device: str = "auto",
+    syncnet: Path | None = None,
     progress: bool = True,
 ) -> Path:
     """Measure an avatar on its subject, self-driven. See `instag.metrics.evaluate.evaluate_avatar`.
@@ -287,4 +288,4 @@ def evaluate_avatar(
     person = load_avatar(avatar, device)
     with SubjectDataset.open(subject, size=person.size, extractor=person.model.extractor) as dataset:
         indices = choose_poses(person.split, len(dataset), part)
-        return measure(person, dataset, indices, output, dilate=dilate, part=part, progress=progress)
+        return measure(person, dataset, indices, output, dilate=dilate, part=part, syncnet=syncnet, progress=progress)

@@ -261,12 +261,16 @@ class Evaluate:
     """As in synthesis."""
     device: str = "auto"
     """cpu, cuda, or a GPU's number."""
+    syncnet: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: none, no Sync-C)")] = None
+    """SyncNet's weights, for Sync-C and Sync-D: syncnet_v2.model, or the same as .safetensors."""
 
     def run(self) -> None:
         """Evaluate."""
         from instag.api import evaluate_avatar
 
-        print(evaluate_avatar(self.avatar, self.subject, self.output, self.part, self.dilate, self.device))
+        print(
+            evaluate_avatar(self.avatar, self.subject, self.output, self.part, self.dilate, self.device, self.syncnet)
+        )
 
 
 @dataclass

@@ -19,6 +19,7 @@ from instag.metrics.image import ImageMetrics
 from instag.metrics.lpips import LPIPS, load_lpips
 from instag.metrics.report import Evaluation, write_report
 from instag.metrics.silence import SilenceTest, silence_test
+from instag.metrics.syncnet import SyncNet, load_syncnet, measure_sync
 from instag.synthesize import BATCH_FRAMES, PROGRESS_DELAY, Drivable, to_uint8
 from instag.version import __version__
 
@@ -40,6 +41,7 @@ def evaluate(
     indices: Sequence[int] | np.ndarray,
     *,
     lpips: LPIPS | None = None,
+    syncnet: SyncNet | None = None,
     device: torch.device | str = "cpu",
     track_faces: Tracker = faces.track_faces,
     progress: bool = True,
@@ -51,6 +53,7 @@ def evaluate(
         dataset: the truth.
         indices: their n numbers in the clip, ascending.
         lpips: the network; its figures are absent without it.
+        syncnet: the network; its figures are absent without it, and a note says so.
         device: where SSIM and LPIPS run.
         track_faces: the tracker; where it is not installed its figures are absent, and a note says so.
         progress: show a bar.
@@ -81,6 +84,8 @@ def evaluate(
         return Evaluation({**metrics, "notes": notes}, images.per_frame("psnr"), notes=notes)
     opening_truth, opening_render = faces.lip_opening(truth), faces.lip_opening(render)
     metrics |= _face_metrics(render, truth, dataset.world_to_camera[frames], frames)
+    tracks = {"": (rendered, render), "_truth": (_Truth(dataset, frames), truth)}
+    metrics |= _sync(syncnet, tracks, dataset, frames, notes)
     metrics |= _silence(opening_render, dataset, frames, notes)
     metrics["notes"] = notes
     return Evaluation(metrics, images.per_frame("psnr"), opening_truth, opening_render, notes)
@@ -114,6 +119,43 @@ def _face_metrics(
         metrics[f"aue_{group}"] = error.value
         metrics[f"aue_{group}_units"] = list(error.units)
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+class _Truth(Sequence[np.ndarray]):
+    """True pictures uint8 [H, W, 3], read when they are asked for."""
+
+    def __init__(self, dataset: SubjectDataset, frames: list[int]) -> None:
+        self.dataset, self.frames = dataset, frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.dataset.picture(self.frames[index]).image
+
+
+def _sync(
+    network: SyncNet | None,
+    clips: dict[str, tuple[Sequence[np.ndarray], faces.FaceTrack]],
+    dataset: SubjectDataset,
+    frames: list[int],
+    notes: list[str],
+) -> dict[str, Any]:
+    """Sync-C, Sync-D and lag of clips by the ending of their names; absent, with a note, where they cannot be had."""
+    if network is None:
+        notes.append("Sync-C and Sync-D are absent: give SyncNet's weights by --syncnet")
+        return {}
+    metrics: dict[str, Any] = {}
+    try:
+        sound = dataset.sound_of(frames)
+        for ending, (pictures, track) in clips.items():
+            scores = measure_sync(network, pictures, track, *sound)
+            values = {"sync_c": scores.confidence, "sync_d": scores.distance, "sync_lag": scores.lag}
+            metrics |= {f"{name}{ending}": value for name, value in values.items()}
+    except DataError as error:
+        notes.append(f"Sync-C and Sync-D are absent: {error}")
+        return {}
+    return metrics
 
 
 def _silence(opening: np.ndarray, dataset: SubjectDataset, frames: list[int], notes: list[str]) -> dict[str, Any]:
@@ -189,6 +231,7 @@ def evaluate_avatar(
     *,
     dilate: bool = False,
     part: str = "test",
+    syncnet: Path | None = None,
     track_faces: Tracker = faces.track_faces,
     progress: bool = True,
 ) -> Path:
@@ -201,6 +244,7 @@ def evaluate_avatar(
         output: folder of the report.
         dilate: as in synthesis.
         part: what the report calls these frames.
+        syncnet: file of SyncNet's weights; without it its figures are absent.
         track_faces: see `evaluate`.
         progress: show bars.
 
@@ -208,10 +252,18 @@ def evaluate_avatar(
         Path of metrics.json.
     """
     output = Path(output)
+    network = None if syncnet is None else load_syncnet(syncnet, avatar.device)  # before anything is rendered
     rendered = render_self_driven(avatar, dataset, indices, output / FRAMES_FOLDER, dilate=dilate, progress=progress)
     lpips = load_lpips(avatar.device)
     result = evaluate(
-        rendered, dataset, indices, lpips=lpips, device=avatar.device, track_faces=track_faces, progress=progress
+        rendered,
+        dataset,
+        indices,
+        lpips=lpips,
+        syncnet=network,
+        device=avatar.device,
+        track_faces=track_faces,
+        progress=progress,
     )
     head = {
         "avatar": avatar.id,

@@ -108,8 +108,8 @@ class LPIPS(nn.Module):
         return self(cut_patches(render, size), cut_patches(target, size)).mean()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file, without executing anything that it holds."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` or torch file by name; nothing that it holds is executed. DataError: unreadable."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -134,7 +134,7 @@ def load_lpips(device: torch.device | str = "cpu", files: WeightFiles | None = N
             weights_folder(),
         )
         return None
-    trunk, heads = _read(files.trunk), _read(files.heads)
+    trunk, heads = read_weights(files.trunk), read_weights(files.heads)
     try:
         return LPIPS(trunk, heads).to(device)
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
