@@ -25,7 +25,7 @@ from instag.data.layout import (
     Label,
 )
 from instag.data.pack import PackSource
-from instag.data.resident import ConditionTracks, Indices, ResidentFrames
+from instag.data.resident import ConditionTracks, FaceMesh, Indices, ResidentFrames
 from instag.data.sampling import FrameStatistics
 from instag.data.split import ALL_VIEWS, Split, split_frames
 from instag.data.subject_folder import FolderSource
@@ -241,7 +241,8 @@ class SubjectDataset:
             for target, arrays in zip((image, plate, labels), zip(*chunk, strict=True), strict=True):
                 target[rows] = torch.from_numpy(np.stack(arrays)).to(device)
         rows = torch.from_numpy(index).to(device)
-        return ResidentFrames(self._condition_tracks(device), rows, image, plate, labels, self.prior)
+        mesh = self._face_mesh(index, device)
+        return ResidentFrames(self._condition_tracks(device), rows, image, plate, labels, self.prior, mesh)
 
     # --- parts --------------------------------------------------------------------------------------------------
     def _numbers(self, indices: Indices) -> np.ndarray:
@@ -275,6 +276,15 @@ class SubjectDataset:
             )
         if rows < frames:
             self.notes.append(f"{self.extractor} features end {frames - rows} frames early; the rest counts as silence")
+
+    def _face_mesh(self, index: np.ndarray, device: torch.device | str) -> FaceMesh | None:
+        """The mesh of frames `index`, where no network wrote a prior of any of them."""
+        if self.tracks.mesh is None or any(self.source.network_prior(int(i)) is not None for i in index):
+            return None
+        from instag.data_utils.face_mesh import face_triangles
+
+        vertices = torch.from_numpy(np.ascontiguousarray(self.tracks.mesh[index], np.float32)).to(device)
+        return FaceMesh(vertices, torch.from_numpy(np.asarray(face_triangles(), np.int64)).to(device), self.focal)
 
     def _prior(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Depth [H, W], normal [H, W, 3] and validity [H, W] of frame i at the working size."""

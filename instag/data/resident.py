@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from instag import kernels
 from instag.camera import Camera
 from instag.data.audio import window_table
 from instag.data.frame import Condition, FrameBatch, GeometryPrior, PictureRows, Prior
 
 PRIOR_THREADS = 8  # that draw priors on the host
+PRIOR_FRAMES = 16  # drawn on the device together
 PROGRESS_DELAY = 2.0  # seconds before a bar appears
 DEPTH_STEPS = 65_534  # of a frame's range of depths
 NORMAL_STEPS = 127.0  # of a component in [0, 1]
@@ -72,6 +74,21 @@ class ConditionTracks:
         return FrameBatch(index, self.condition(index), pictures, self.lip_rectangle[index], prior)
 
 
+@dataclass(frozen=True)
+class FaceMesh:
+    """The face mesh of R frames, from which their priors can be drawn on the device.
+
+    Attributes:
+        vertices: float32 [R, V, 3] camera space, OpenCV axes, head units.
+        triangles: int64 [M, 3].
+        focal: px at the working size.
+    """
+
+    vertices: Tensor
+    triangles: Tensor
+    focal: float
+
+
 class ResidentFrames:
     """Frames of a subject as uint8 tensors on one device; `batch` equals `SubjectDataset.batch`.
 
@@ -89,10 +106,14 @@ class ResidentFrames:
         plate: Tensor,
         labels: Tensor,
         prior: Callable[[Sequence[int]], GeometryPrior],
+        mesh: FaceMesh | None = None,
     ):
-        """Use `SubjectDataset.to_device`. tracks: of all frames, on this device; prior: makes priors on the host."""
+        """Use `SubjectDataset.to_device`.
+
+        tracks: of all frames, on this device; prior: makes priors on the host; mesh: where all priors come from it.
+        """
         self.index, self.image, self.plate, self.labels = index, image, plate, labels
-        self._tracks, self._prior = tracks, prior
+        self._tracks, self._prior, self._mesh = tracks, prior, mesh
         self._priors: CompactPriors | None = None
         self._row = torch.full((len(tracks.focal),), -1, dtype=torch.int64, device=index.device)
         self._row[index] = torch.arange(len(index), device=index.device)
@@ -124,9 +145,12 @@ class ResidentFrames:
         return self._tracks.batch(index, PictureRows(self.image, self.plate, self.labels, row), geometry)
 
     def load_priors(self, progress: bool = False) -> CompactPriors:
-        """Geometry priors of all frames, made on the host when first asked for and then kept."""
+        """Geometry priors of all frames, made when first asked for and then kept; on the host where there is no mesh."""
         if self._priors is None:
             self._priors = CompactPriors(self.labels)
+            if self._mesh is not None and kernels.usable(self._mesh.vertices):
+                self._draw_priors(self._priors, self._mesh)
+                return self._priors
             numbers = self.index.tolist()
             bar = tqdm(total=len(numbers), desc="priors", unit="frame", delay=PROGRESS_DELAY, disable=not progress)
             with ThreadPoolExecutor(min(PRIOR_THREADS, os.cpu_count() or 1)) as pool, bar:
@@ -134,6 +158,15 @@ class ResidentFrames:
                     self._priors.put(row, prior)
                     bar.update()
         return self._priors
+
+
+    def _draw_priors(self, priors: CompactPriors, mesh: FaceMesh) -> None:
+        from instag.kernels.mesh_prior import mesh_priors_cuda  # needs the `gpu` extra
+
+        for start in range(0, len(self), PRIOR_FRAMES):
+            rows = slice(start, start + PRIOR_FRAMES)
+            drawn = mesh_priors_cuda(mesh.vertices[rows], mesh.triangles, mesh.focal, self.labels.shape[-1])
+            priors.put_drawn(rows, *drawn)
 
 
 class CompactPriors:
@@ -165,6 +198,18 @@ class CompactPriors:
         self.normal[row] = (NORMAL_STEPS * prior.normal[0]).round().char().permute(1, 2, 0).to(self.normal.device)
         self.valid[row] = valid.to(self.valid.device)
         self.range[row] = torch.stack([middle, step]).to(self.range.device)
+
+    def put_drawn(self, rows: slice, depth: Tensor, normal: Tensor, valid: Tensor) -> None:
+        """Keep priors of R' rows: depth float32 [R', H, W], normal int8 [R', H, W, 3] in 127ths, valid [R', H, W]."""
+        low = depth.masked_fill(~valid, torch.inf).amin((1, 2))
+        high = depth.masked_fill(~valid, -torch.inf).amax((1, 2))
+        seen = low <= high
+        middle, step = ((low + high) / 2).where(seen, 0.0), (high - low).clamp_min(SMALLEST_RANGE) / DEPTH_STEPS
+        step = step.where(seen, 1.0)
+        steps = ((depth - middle[:, None, None]) / step[:, None, None]).round().masked_fill(~valid, 0.0)
+        self.depth[rows] = steps.short()
+        self.normal[rows], self.valid[rows] = normal, valid
+        self.range[rows] = torch.stack([middle, step], 1)
 
     def rows(self, row: Tensor) -> StoredPrior:
         """Priors of B rows, int64 [B] on this device."""

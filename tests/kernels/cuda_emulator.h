@@ -242,6 +242,11 @@ template <class T> T __shfl_down_sync(unsigned, T value, int delta) {
 }
 
 template <class T> T atomicAdd(T* address, T value) { T old = *address; *address += value; return old; }
+inline unsigned long long atomicMin(unsigned long long* address, unsigned long long value) {
+    unsigned long long old = *address;
+    if (value < old) *address = value;
+    return old;
+}
 inline int atomicMax(int* address, int value) { int old = *address; if (value > old) *address = value; return old; }
 
 inline int min(int a, int b) { return a < b ? a : b; }

@@ -37,6 +37,7 @@ def sources(variant: int) -> list[loader.KernelSource]:
         source("depth_prior.cu"),
         source("terms.cu"),
         source("composite.cu"),
+        source("mesh_prior.cu"),
     ]
 
 
