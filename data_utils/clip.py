@@ -17,6 +17,7 @@ import numpy as np
 from instag.data.layout import SubjectFolder
 from instag.data_utils.background import Plate
 from instag.data_utils.files import PNG_FAST, read_image, save_arrays, write_image
+from instag.data_utils.head_plane import HeadPlane
 from instag.data_utils.pose import HeadTrack
 from instag.data_utils.video import FrameReader
 from instag.errors import DataError
@@ -137,6 +138,10 @@ class ClipView:
     def translation_cm(self) -> np.ndarray:
         """[T, 3] head to camera, OpenCV axes."""
         return self.track.translation_cm
+
+    def plane(self, i: int) -> HeadPlane:
+        """The head's plane in frame i."""
+        return HeadPlane.from_pose(self.rotation[i], self.translation_cm[i], self.focal, self.size)
 
     @property
     def focal(self) -> float:

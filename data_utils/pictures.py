@@ -16,7 +16,7 @@ from instag.data_utils.clip import ClipView
 from instag.data_utils.face_points import to_68_points
 from instag.data_utils.files import read_image, write_image
 from instag.data_utils.segmentation import Parser
-from instag.data_utils.torso import compose, torso_layer
+from instag.data_utils.torso import Neck, compose, torso_layer
 from instag.files import atomic_path
 
 # One bit or two of each channel tell the six colours apart: a table from these bits back to the label.
@@ -51,15 +51,16 @@ def read_labels(folder: SubjectFolder, i: int) -> np.ndarray:
     return _LABEL_OF_BITS[red | green | blue]
 
 
-def write_torso(start: int, stop: int, root: Path, version: str) -> np.ndarray:
-    """torso_imgs/<i>.png of a chunk; returns torso over plate, uint8 [n, H, W, 3]."""
+def write_torso(start: int, stop: int, root: Path, version: str, neck: Neck | None) -> np.ndarray:
+    """torso_imgs/<i>.png of a chunk; returns torso over plate, uint8 [n, H, W, 3]. `neck`: the clip's."""
     folder, clip = SubjectFolder(root), _clip(root, version)
     plates = np.empty((stop - start, clip.size, clip.size, 3), np.uint8)
     for i in range(start, stop):
         if folder.torso(i).is_file():
             layer = read_image(folder.torso(i))
         else:
-            layer = torso_layer(clip.frame(i), read_labels(folder, i), clip.plate.image)
+            labels = read_labels(folder, i)
+            layer = torso_layer(clip.frame(i), labels, clip.plate.image, neck, clip.plane(i))
             write_image(folder.torso(i), layer)
         plates[i - start] = compose(layer, clip.plate.image)
     return plates

@@ -4,11 +4,15 @@ a little smaller uncovers skin and collar instead of background (AD-NeRF's in-pa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 from instag.data.layout import Label
-from instag.data_utils.image_ops import box, scaled_px
+from instag.data_utils.head_plane import HeadPlane
+from instag.data_utils.image_ops import box, component_filter, scaled_px
 
 # Lengths at 512 px.
 NECK_REACH_PX = 53  # how far the neck continues upwards behind the head
@@ -20,22 +24,87 @@ DARKENING = 0.98  # per row of 512: it lies in the head's shadow
 EDGE_PX = 0.8  # standard deviation of the soft edge against the background
 FADE_PX = 2.0  # and of the fading rim behind the head
 
+LEAST_PIECE_PX = 400  # area; smaller pieces of the body are noise of the label map
+
 _LEAST_ALPHA = 0.02  # less than this is none
 
+# --- the neck of a clip -------------------------------------------------------------------------------------------
+NECK_FRAMES = 24  # looked at, evenly spread
+WELL_SEEN = 0.6  # of the frame that shows most of the neck: frames that show this much tell its width
+EDGE_PERCENTILES = (3, 97)  # of the neck's pixels across
+LEAST_NECK_PX = 200  # area at 512 px
 
-def torso_layer(frame: np.ndarray, labels: np.ndarray, plate: np.ndarray) -> np.ndarray:
+
+@dataclass(frozen=True)
+class Neck:
+    """Where a clip's neck stands below the head, and its colour: a lowered chin hides it in some frames."""
+
+    left_cm: float  # u on the head's plane
+    right_cm: float
+    colour: np.ndarray  # float32 [3] RGB, 0..255
+
+    def columns(self, plane: HeadPlane) -> tuple[float, float]:
+        """First and last column (px) of the neck in a frame."""
+        edges = plane.project(np.array([[self.left_cm, 0.0], [self.right_cm, 0.0]]))[:, 0]
+        return float(edges.min()), float(edges.max())
+
+
+def fit_neck(
+    frame: Callable[[int], np.ndarray],
+    labels: Callable[[int], np.ndarray],
+    plane: Callable[[int], HeadPlane],
+    count: int,
+) -> Neck | None:
+    """The neck of a clip from the frames that show it best; None where none does. Called in rising order.
+
+    `frame(i)` uint8 [H, W, 3] RGB, `labels(i)` uint8 [H, W] (`Label`), `plane(i)` the head's plane, 0 <= i < `count`.
+    """
+    areas, edges, colours = [], [], []
+    for i in np.unique(np.linspace(0, count - 1, NECK_FRAMES).round().astype(int)):
+        rows, columns = np.nonzero(labels(int(i)) == Label.NECK)
+        picture = frame(int(i))
+        area = len(rows) * (512 / len(picture)) ** 2
+        if area < LEAST_NECK_PX:
+            continue
+        u = plane(int(i)).unproject(np.stack([columns, rows], -1) + 0.5)[:, 0]
+        areas.append(area)
+        edges.append(np.percentile(u, EDGE_PERCENTILES))
+        colours.append(np.median(picture[rows, columns], axis=0))
+    if not areas:
+        return None
+    chosen = np.array(areas) >= WELL_SEEN * max(areas)
+    left, right = np.median(np.array(edges)[chosen], axis=0)
+    return Neck(float(left), float(right), np.median(np.array(colours)[chosen], axis=0).astype(np.float32))
+
+
+# --- one frame ----------------------------------------------------------------------------------------------------
+def torso_layer(
+    frame: np.ndarray,
+    labels: np.ndarray,
+    plate: np.ndarray,
+    neck: Neck | None = None,
+    plane: HeadPlane | None = None,
+) -> np.ndarray:
     """RGBA uint8 [H, W, 4], straight alpha, of one frame.
 
     `frame` and `plate` uint8 [H, W, 3] RGB, `labels` uint8 [H, W] (`Label`). Wherever neck or torso is visible,
     `compose(layer, plate)` gives the frame back, also on the soft edge against the background; behind the head the
-    layer goes on as far as NECK_REACH_PX. RGB is zero where alpha is.
+    layer goes on as far as NECK_REACH_PX: over the columns of the clip's `neck` (with `plane`, the head's in this
+    frame), also where the chin hides it; without, where the frame shows some. RGB is zero where alpha is.
     """
     size = len(frame)
     body = (labels == Label.NECK) | (labels == Label.TORSO)
+    body &= ~component_filter(body, lambda _, areas: areas >= LEAST_PIECE_PX * (size / 512) ** 2)
     background = labels == Label.BACKGROUND
     head = ~body & ~background
     clean = body & (cv2.dilate(head.astype(np.uint8), box(scaled_px(MARGIN_PX, size))) == 0)
-    painted, paint = _continue_upwards(frame, labels == Label.NECK, clean, ~clean & ~background)
+    shows_neck = clean & (labels == Label.NECK)
+    columns = np.ones(size, bool)
+    if neck is not None and plane is not None:
+        left, right = neck.columns(plane)
+        columns = (np.arange(size) + 0.5 > left) & (np.arange(size) + 0.5 < right)
+    hidden = ~clean & ~background
+    painted, paint = _continue_upwards(frame, shows_neck, clean, hidden, columns, neck.colour if neck else None)
 
     solid = body | painted
     alpha = _coverage(solid, head, size)
@@ -58,9 +127,17 @@ def compose(torso: np.ndarray, plate: np.ndarray) -> np.ndarray:
 
 
 def _continue_upwards(
-    frame: np.ndarray, neck: np.ndarray, clean: np.ndarray, hidden: np.ndarray
+    frame: np.ndarray,
+    neck: np.ndarray,
+    clean: np.ndarray,
+    hidden: np.ndarray,
+    columns: np.ndarray,
+    colour: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which `hidden` pixels the body reaches from below (bool [H, W], K of them), and their colours (uint8 [K, 3])."""
+    """Which `hidden` pixels the body reaches from below (bool [H, W], K of them), and their colours (uint8 [K, 3]).
+
+    `columns` bool [W]: where a neck may stand; `colour` [3] the clip's neck, or None: only above a visible one.
+    """
     size = len(frame)
     rows = np.arange(size, dtype=np.int16)[:, None]
     # Row of the next clean body pixel below each pixel; `size` where there is none.
@@ -68,7 +145,8 @@ def _continue_upwards(
     rise = below - rows  # px
     candidates = hidden & (below < size) & (rise <= scaled_px(NECK_REACH_PX, size))
     y, x = np.nonzero(candidates)
-    near_enough = (rise[y, x] <= scaled_px(TORSO_REACH_PX, size)) | neck[below[y, x], x]
+    is_neck = columns[x] if colour is not None else neck[below[y, x], x]
+    near_enough = (rise[y, x] <= scaled_px(TORSO_REACH_PX, size)) | is_neck
     painted = np.zeros_like(clean)
     painted[y[near_enough], x[near_enough]] = True
     wide = np.ones((1, scaled_px(THIN_PX, size)), np.uint8)
@@ -86,11 +164,27 @@ def _continue_upwards(
     source = np.minimum(below[y, x] + scaled_px(MARGIN_PX, size), size - 1)  # a little below the edge
     top, left = window[0].start, window[1].start
     smooth = _masked_blur(frame[window], clean[window], SPREAD_PX * size / 512)
+    own = smooth[np.minimum(source - top, len(smooth) - 1), x - left]  # [K, 3]
+    if colour is not None:
+        covered = columns[x] & ~neck[below[y, x], x]  # the chin lies on the collar: the neck is behind it
+        shown = columns[x] & ~covered
+        skin = _masked_blur(frame[window], neck[window], SPREAD_PX * size / 512)  # a thin strip: nothing of the collar
+        own[shown] = skin[below[y, x] - top, x - left][shown]
+        own[covered] = _between(x[covered], x[shown], own[shown], colour)
     fall = DARKENING ** (rise[y, x] * (512 / size)).astype(np.float32)
     paint = np.zeros(smooth.shape, np.float32)
-    paint[y - top, x - left] = smooth[np.minimum(source - top, len(smooth) - 1), x - left] * fall[:, None]
+    paint[y - top, x - left] = own * fall[:, None]
     even = _masked_blur(paint, painted[window], SPREAD_PX * size / 1024)
     return painted, even[y - top, x - left].round().astype(np.uint8)
+
+
+def _between(wanted: np.ndarray, known: np.ndarray, colours: np.ndarray, default: np.ndarray) -> np.ndarray:
+    """Colours [K, 3] of the `wanted` columns by those of the `known` ones beside them; `default` where none is."""
+    if not len(known):
+        return np.broadcast_to(default, (len(wanted), 3))
+    columns, inverse, counts = np.unique(known, return_inverse=True, return_counts=True)
+    means = [np.bincount(inverse, colours[:, k]) / counts for k in range(3)]
+    return np.stack([np.interp(wanted, columns, mean) for mean in means], -1)
 
 
 def _masked_blur(image: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:

@@ -4,8 +4,9 @@ import pytest
 from made_speaker import SHADE, make_speaker
 
 from instag.data.layout import Label
+from instag.data_utils.head_plane import HeadPlane
 from instag.data_utils.image_ops import scaled_px
-from instag.data_utils.torso import NECK_REACH_PX, TORSO_REACH_PX, compose, torso_layer
+from instag.data_utils.torso import NECK_REACH_PX, TORSO_REACH_PX, compose, fit_neck, torso_layer
 
 
 @pytest.fixture(scope="module", params=[128, 256])
@@ -96,6 +97,32 @@ def test_a_stray_column_of_neck_is_not_continued():
     assert not layer[:290, :, 3].any()
     labels[300:320, 230:276] = Label.NECK  # a real neck is
     assert (torso_layer(frame, labels, speaker.room)[270:290, 250, 3] == 255).all()
+
+
+def test_a_neck_that_the_chin_hides_is_the_clip_s():
+    speaker = make_speaker(256, 3)
+    plane = HeadPlane.from_pose(speaker.rotation[0], speaker.translation_cm[0], speaker.focal, 256)
+    neck = fit_neck(speaker.frame, lambda i: speaker.truth[i], lambda i: plane, speaker.count)
+    left, right = neck.columns(plane)
+    columns = np.nonzero((speaker.truth[0] == Label.NECK).any(0))[0]
+    assert abs(left - columns.min()) < 8 and abs(right - columns.max()) < 8
+    frame, labels = speaker.frames[0].copy(), speaker.truth[0].copy()
+    frame[labels == Label.NECK] = frame[100, 128]
+    labels[labels == Label.NECK] = Label.HEAD  # the chin is down: not a pixel of neck is left
+    top = np.nonzero((labels == Label.TORSO)[:, 128])[0].min()
+    without, layer = (torso_layer(frame, labels, speaker.room, *known) for known in ((), (neck, plane)))
+    behind = slice(top - 20, top - 10), slice(112, 144)
+    assert not without[behind][..., 3].any() and (layer[behind][..., 3] == 255).all()
+    shade = layer[behind][..., :3].mean((0, 1)) / neck.colour
+    assert (shade > 0.4).all() and np.ptp(shade) < 0.1  # the neck's colour, darker, not the collar's
+    assert not layer[: top - 40, :, 3].any()
+    assert not layer[behind[0], int(right) + 8 : int(right) + 12, 3].any()
+
+
+def test_a_clip_without_a_visible_neck_has_none():
+    speaker = make_speaker(64, 2)
+    nothing = np.zeros((64, 64), np.uint8)
+    assert fit_neck(speaker.frame, lambda i: nothing, lambda i: None, 2) is None
 
 
 def test_no_body_gives_an_empty_layer(made):
