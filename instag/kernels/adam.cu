@@ -1,55 +1,88 @@
-// Adam and AdamW over SEGMENTS tensors in one launch. Pointers travel as kernel parameters, so that a captured graph needs
-// no table on the device; rates and the like are read from the device, so that it sees their changes.
+// Adam and AdamW, and moving averages, over at most SEGMENTS tensors in one launch.
+// Pointers travel as one kernel parameter, so that a captured graph needs no table on the device; rates and step counts
+// are read from the device, so that it sees their changes.
 
-#define SEGMENTS 8
+#define SEGMENTS 60  // 64 bytes each; a kernel takes 4096 bytes of parameters
 #define THREADS 256
+#define PER_THREAD 4
+#define CHUNK (THREADS * PER_THREAD)
 
-// One tensor: values, gradient, moments, step count (already raised), and its group's [lr, 1 - beta1, 1 - beta2, eps,
-// decay] (1 - beta2 keeps its digits in float32, beta2 = 0.999 would not).
-#define SEGMENT(k)                                                                                              \
-    int count##k, float *__restrict__ value##k, const float *__restrict__ gradient##k, float *__restrict__ first##k, \
-        float *__restrict__ second##k, const float *__restrict__ step##k, const float *__restrict__ group##k
+// One tensor. Blocks first_block ... until the next segment's are its chunks.
+struct Segment {
+    float* value;
+    const float* other;  // gradient, or what is averaged
+    float *first, *second, *step;  // moments and step count of Adam
+    const float* group;  // [lr, 1 - beta1, 1 - beta2, eps, decay, decoupled], or the share of what is averaged; 1 - beta2
+                         // keeps its digits in float32, beta2 = 0.999 would not
+    int* ticket;         // 0: blocks that are done
+    int count, first_block;
+};
 
-#define UPDATE(k) \
-    case k:       \
-        update(decoupled, count##k, value##k, gradient##k, first##k, second##k, step##k, group##k); \
-        break;
+struct Table {
+    Segment segments[SEGMENTS];
+    int used;
+};
 
-__device__ __forceinline__ void update(int decoupled, int count, float* __restrict__ value,
-                                       const float* __restrict__ gradient, float* __restrict__ first,
-                                       float* __restrict__ second, const float* __restrict__ step,
-                                       const float* __restrict__ group) {
-    int start = blockIdx.x * THREADS + threadIdx.x;
-    if (start >= count) return;
-    float rate = group[0], new1 = group[1], new2 = group[2], eps = group[3], decay = group[4], steps = *step;
+// The last segment that starts at or before this block.
+__device__ __forceinline__ int segment_of_block(const Table& table) {
+    int low = 0, high = table.used - 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (table.segments[middle].first_block <= (int)blockIdx.x)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+// Grid (chunks of all segments).
+extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const Table table) {
+    int index = segment_of_block(table);
+    const Segment& s = table.segments[index];
+    int chunk = blockIdx.x - s.first_block, chunks = (s.count + CHUNK - 1) / CHUNK;
+    float rate = s.group[0], new1 = s.group[1], new2 = s.group[2], eps = s.group[3], decay = s.group[4];
+    bool decoupled = s.group[5] != 0.0f;
+    float steps = *s.step + 1.0f;
     float step_size = rate / -expm1f(steps * log1pf(-new1));  // 1 - beta^steps without cancellation
     float correction = sqrtf(-expm1f(steps * log1pf(-new2)));
-    for (int i = start; i < count; i += gridDim.x * THREADS) {
-        float w = value[i], g = gradient[i];
+    int start = chunk * CHUNK + threadIdx.x;
+    float w[PER_THREAD], g[PER_THREAD], m[PER_THREAD], v[PER_THREAD];
+#pragma unroll
+    for (int k = 0; k < PER_THREAD; k++) {
+        int i = start + k * THREADS;
+        if (i >= s.count) continue;
+        w[k] = s.value[i], g[k] = s.other[i], m[k] = s.first[i], v[k] = s.second[i];
+    }
+#pragma unroll
+    for (int k = 0; k < PER_THREAD; k++) {
+        int i = start + k * THREADS;
+        if (i >= s.count) continue;
         if (decoupled)
-            w -= rate * decay * w;
+            w[k] -= rate * decay * w[k];
         else
-            g += decay * w;
-        float m = first[i] + new1 * (g - first[i]);
-        float v = (1.0f - new2) * second[i] + new2 * g * g;
-        first[i] = m;
-        second[i] = v;
-        value[i] = w - step_size * m / (sqrtf(v) / correction + eps);
+            g[k] += decay * w[k];
+        m[k] += new1 * (g[k] - m[k]);
+        v[k] = (1.0f - new2) * v[k] + new2 * g[k] * g[k];
+        s.first[i] = m[k];
+        s.second[i] = v[k];
+        s.value[i] = w[k] - step_size * m[k] / (sqrtf(v[k]) / correction + eps);
+    }
+    __syncthreads();  // every thread has read the step count; the tensor's last block raises it
+    if (threadIdx.x == 0 && atomicAdd(s.ticket, 1) == chunks - 1) {
+        *s.step = steps;
+        *s.ticket = 0;
     }
 }
 
-// Grid (blocks, segments used).
-extern "C" __global__ void __launch_bounds__(THREADS) adam_step(int decoupled, SEGMENT(0), SEGMENT(1), SEGMENT(2),
-                                                                SEGMENT(3), SEGMENT(4), SEGMENT(5), SEGMENT(6),
-                                                                SEGMENT(7)) {
-    switch (blockIdx.y) {
-        UPDATE(0)
-        UPDATE(1)
-        UPDATE(2)
-        UPDATE(3)
-        UPDATE(4)
-        UPDATE(5)
-        UPDATE(6)
-        UPDATE(7)
+// value += share * (other - value). Grid (chunks of all segments).
+extern "C" __global__ void __launch_bounds__(THREADS) average_step(const Table table) {
+    const Segment& s = table.segments[segment_of_block(table)];
+    float share = *s.group;
+    int start = (blockIdx.x - s.first_block) * CHUNK + threadIdx.x;
+#pragma unroll
+    for (int k = 0; k < PER_THREAD; k++) {
+        int i = start + k * THREADS;
+        if (i < s.count) s.value[i] += share * (s.other[i] - s.value[i]);
     }
 }

@@ -51,8 +51,7 @@ class GroupedOptimizer:
 
     def step(self) -> None:
         """Move the parameters and drop their gradients."""
-        self.torch.step()
-        self.torch.zero_grad(set_to_none=True)
+        step_all(self)
 
     def moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """First and second moments of a parameter; empty before its first step."""
@@ -86,6 +85,32 @@ class GroupedOptimizer:
                     self.torch.state[parameter] = {
                         k: v.clone() if k == "step" else v.to(parameter.device).clone() for k, v in state.items()
                     }
+
+
+def step_all(*optimizers: GroupedOptimizer) -> None:
+    """`GroupedOptimizer.step` of each; of all in one launch where the fused kernel serves them."""
+    if all(isinstance(each.torch, (torch.optim.Adam, torch.optim.AdamW)) for each in optimizers):
+        for each in optimizers:
+            each.torch.step()
+    else:
+        from instag.kernels.adam import step_together  # needs the `gpu` extra
+
+        step_together([each.torch for each in optimizers])
+    for each in optimizers:
+        each.torch.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def average(means: Iterable[Tensor], values: Iterable[Tensor], share: Tensor) -> None:
+    """means[i] += share * (values[i] - means[i]), in place; share: a number on the tensors' device."""
+    means, values = list(means), list(values)
+    if kernels.usable(*means, *values):
+        from instag.kernels.adam import average_cuda  # needs the `gpu` extra
+
+        average_cuda(means, values, share)
+    else:
+        for mean, value in zip(means, values, strict=True):
+            mean.lerp_(value, share)
 
 
 def _adam(

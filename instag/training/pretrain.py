@@ -26,7 +26,7 @@ from instag.fields.structure import GaussianField
 from instag.head import HeadRender, Mode, TalkingHead
 from instag.schedule import ema_decay, pretraining_factor
 from instag.training.adapt import HAIR_CYCLE, FaceStage, MouthStage
-from instag.training.optimizers import GroupedOptimizer
+from instag.training.optimizers import GroupedOptimizer, average
 from instag.training.stage import BranchStage, Choice, Plan, StepInputs, Subject, field_optimizer
 from instag.training.targets import is_key_colored
 
@@ -212,8 +212,7 @@ class PretrainStage:
     def optimise(self, choice: Choice) -> None:
         """The drawn video's optimisers, then the moving average of the universal field."""
         self.parts[choice.part].optimise(choice)
-        for mean, value in zip(self.average.parameters(), self.motion.parameters(), strict=True):
-            mean.lerp_(value, self.share)
+        average(self.average.parameters(), self.motion.parameters(), self.share)
 
     def advance(self, step: int, choice: Choice) -> None:
         """After a step."""

@@ -20,7 +20,7 @@ from instag.fields.structure import GaussianField
 from instag.head import Branch, HeadRender, Mode, TalkingHead
 from instag.schedule import adaptation_factor, position_rate
 from instag.training.density import DensityControl, Removal, Statistics
-from instag.training.optimizers import STRUCTURE_GROUPS, GroupedOptimizer
+from instag.training.optimizers import STRUCTURE_GROUPS, GroupedOptimizer, step_all
 
 GRID_DECAY = 0.01  # decoupled, motion fields' hash grids
 ATTENTION_DECAY = 1e-4
@@ -235,8 +235,7 @@ class BranchStage:
 
     def optimise(self, choice: Choice) -> None:
         """The optimisers' step."""
-        self.gaussians.step()
-        self.fields.step()
+        step_all(self.gaussians, self.fields)
 
     def advance(self, step: int, choice: Choice) -> None:
         """After a step."""

@@ -57,6 +57,8 @@ def _c_value(argument: object) -> object:
         return ctypes.c_void_p(0)
     if isinstance(argument, Tensor):
         return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, ctypes.Structure):
+        return argument
     return ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_int(int(argument))  # type: ignore
 
 

@@ -12,11 +12,13 @@ pytestmark = needs_compiler
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
-def test_against_torch(emulated, decoupled) -> None:
+def test_against_torch(emulated, monkeypatch, decoupled) -> None:
+    from instag.kernels import adam
     from instag.kernels.adam import FusedAdam
 
     generator = torch.Generator().manual_seed(0)
-    shapes = [(5, 3), (300,), (1,), (7, 2, 2), (4,), (6,), (9,), (3, 3), (2,), (1100,)]  # more than one launch
+    shapes = [(5, 3), (300,), (1,), (7, 2, 2), (4,), (6,), (9,), (3, 3), (2,), (2100,)]
+    monkeypatch.setattr(adam, "SEGMENTS", 4)  # more than one launch
     ours = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
     truth = [p.detach().double().requires_grad_() for p in ours]
 
@@ -58,3 +60,37 @@ def test_state_survives_a_checkpoint(emulated) -> None:
         p.grad = torch.full((4,), 0.5)
         optimizer.step()
     assert torch.equal(parameter, other)
+
+
+def test_optimisers_step_together(emulated) -> None:
+    from instag.kernels import adam
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3000,), (2, 3), (5,)]
+    alone, joined = [], []
+    for built in (alone, joined):
+        generator.manual_seed(0)
+        for decoupled in (False, True):
+            parameters = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            built.append((parameters, adam.FusedAdam(parameters, lr=0.1, weight_decay=0.2, decoupled=decoupled)))
+    for _ in range(2):
+        for _, optimizer in alone:
+            optimizer.step()
+        adam.step_together([optimizer for _, optimizer in joined])
+    for (one, first), (other, second) in zip(alone, joined, strict=True):
+        for p, q in zip(one, other, strict=True):
+            assert torch.equal(p, q) and float(second.state[q]["step"]) == float(first.state[p]["step"]) == 2
+
+
+def test_moving_average(emulated) -> None:
+    from instag.kernels.adam import SEGMENTS, average_cuda
+
+    generator = torch.Generator().manual_seed(0)
+    means, values = ([torch.randn(size + 1, generator=generator) for size in range(SEGMENTS + 2)] for _ in range(2))
+    means[3], values[3] = torch.randn(2500, generator=generator), torch.randn(2500, generator=generator)
+    expected = [torch.lerp(m.double(), v.double(), 0.3) for m, v in zip(means, values, strict=True)]
+    average_cuda(means, values, torch.tensor(0.3))
+    for mean, truth in zip(means, expected, strict=True):
+        torch.testing.assert_close(mean.double(), truth, rtol=1e-6, atol=1e-6)

@@ -3,11 +3,13 @@
     module = load(KernelSource((path_a, path_b), ("-DEXTRA=2",)), device)
     module.launch("kernel", grid, block, tensor, 3, 0.5)      # on torch's current stream; capturable
 
-Ints go to the kernel as 32-bit `int`, floats as `float`, tensors and `None` as pointers.
+Ints go to the kernel as 32-bit `int`, floats as `float`, tensors and `None` as pointers. A `ctypes.Structure` goes by
+value, as the only argument.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import tempfile
@@ -29,7 +31,7 @@ DIGEST_BYTES = 32  # a cached file is the SHA-256 of its code, then the code
 STATIC_SHARED_BYTES = 48 * 1024  # beyond this a kernel must ask for dynamic shared memory
 BASE_OPTIONS = ("-std=c++17", "-default-device")
 
-Argument = Tensor | int | float | bool | None
+Argument = Tensor | int | float | bool | ctypes.Structure | None
 
 
 class KernelError(RuntimeError):
@@ -199,6 +201,9 @@ class KernelModule:
         """Queue one kernel. Tensors must be contiguous (or passed with their strides) and live on the device."""
         _bind_context(self.device_index)
         kernel = self._kernel(name, shared_bytes)
+        if arguments and isinstance(arguments[0], ctypes.Structure):
+            _launch_structure(kernel, _current_stream(self.device_index), grid, block, shared_bytes, *arguments)
+            return
         config = _config(grid, block, shared_bytes)
         launch(_current_stream(self.device_index), config, kernel, *map(_kernel_argument, arguments))
 
@@ -246,6 +251,22 @@ def _allow_shared_memory(kernel: object, shared_bytes: int, device_index: int) -
     (status,) = driver.cuKernelSetAttribute(attribute, shared_bytes, kernel.handle, device)  # type: ignore[attr-defined]
     if status != driver.CUresult.CUDA_SUCCESS:
         raise KernelError(f"{shared_bytes} bytes of shared memory: this GPU refuses ({status})")
+
+
+def _launch_structure(
+    kernel: object, stream: Stream, grid: tuple[int, ...], block: int, shared_bytes: int, structure: ctypes.Structure
+) -> None:
+    """A kernel whose one parameter is a structure, which cuda-core's `launch` does not take; copied by the driver."""
+    from cuda.bindings import driver
+
+    parameters = (ctypes.c_void_p * 1)(ctypes.addressof(structure))
+    (status,) = driver.cuLaunchKernel(
+        driver.CUfunction(int(kernel.handle)),  # type: ignore[attr-defined]
+        *(*grid, 1, 1)[:3], block, 1, 1, shared_bytes,
+        driver.CUstream(int(stream.handle)), ctypes.addressof(parameters), 0,
+    )  # fmt: skip
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise KernelError(f"launch of {grid} blocks of {block} threads: the driver answers {status}")
 
 
 @lru_cache(maxsize=1024)
