@@ -83,11 +83,12 @@ class Avatar:
         try:
             model = from_dict(ModelConfig, header["model"])
             state = {name[5:]: t for name, t in tensors.items() if name.startswith("head.")}
-            head = build_empty_head(model, len(state["face.structure.means"]), len(state["mouth.structure.means"]))
+            mouth_count = None if model.single_branch else len(state["mouth.structure.means"])
+            head = build_empty_head(model, len(state["face.structure.means"]), mouth_count)
             head.load_state_dict(state)
-            for branch, degree in ((head.face, header["face_sh_degree"]), (head.mouth, header["mouth_sh_degree"])):
-                assert branch is not None
-                branch.structure.active_sh_degree = int(degree)
+            for name, branch in (("face", head.face), ("mouth", head.mouth)):
+                if branch is not None:
+                    branch.structure.active_sh_degree = int(header[f"{name}_sh_degree"])
             split = Split(tensors["train"].numpy(), tensors["test"].numpy())
             tracks = tensors["world_to_camera"].to(device), tensors["expression"].to(device)
             plates = _video(tensors["plates"], len(tracks[0]), f"{path}: plates")
@@ -149,14 +150,13 @@ def save_avatar(
 
     Args:
         path: `*.safetensors`.
-        head: trained, both branches.
+        head: trained, all its branches.
         dataset: its subject: poses, expressions and the torso layer come from here.
         split: what it was trained on.
         model: what the head was built from.
         settings: for the provenance.
         mode: how it is to be drawn; of it, the hook's expression and the Gaussians' extent are kept.
     """
-    assert head.mouth is not None
     tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     tensors |= {
         "world_to_camera": torch.from_numpy(dataset.world_to_camera),
@@ -175,7 +175,7 @@ def save_avatar(
         "focal": dataset.focal,
         "face_sh_degree": head.face.structure.active_sh_degree,
         "mode": {"hook_expression": mode.hook_expression, "extent": mode.extent},
-        "mouth_sh_degree": head.mouth.structure.active_sh_degree,
+        "mouth_sh_degree": None if head.mouth is None else head.mouth.structure.active_sh_degree,
         "provenance": {"written_by": f"instag {__version__}", "settings": dict(settings)},
     }
     save_tensors(path, tensors, header)

@@ -31,13 +31,15 @@ def build_mouth_motion(model: ModelConfig) -> MouthMotionField:
 
 def build_face(model: ModelConfig, structure: GaussianField) -> FaceBranch:
     """Face branch round a structure field, its motion field fresh."""
-    aligner = build_face_aligner(GRIDS[model.hash_ranges][0]) if model.aligner else None
+    aligner = None
+    if model.aligner and (model.align_offset or model.align_scale):
+        aligner = build_face_aligner(GRIDS[model.hash_ranges][0], model.align_offset, model.align_scale)
     return FaceBranch(structure, build_face_motion(model), aligner)
 
 
 def build_mouth(model: ModelConfig, structure: GaussianField) -> MouthBranch:
     """Mouth branch round a structure field, its motion field fresh; the aligner has the face's range too."""
-    aligner = build_mouth_aligner(GRIDS[model.hash_ranges][0]) if model.aligner else None
+    aligner = build_mouth_aligner(GRIDS[model.hash_ranges][0]) if model.aligner and model.align_offset else None
     return MouthBranch(structure, build_mouth_motion(model), aligner)
 
 
@@ -48,10 +50,16 @@ def build_personal(model: ModelConfig, branch: str) -> nn.Module:
     return build(spec.width, spec.steps, grid)
 
 
-def build_empty_head(model: ModelConfig, face_count: int, mouth_count: int) -> TalkingHead:
-    """A head of the right shapes, for loading tensors into."""
-    face, mouth = (
-        GaussianField.from_points(torch.zeros(count, 3), torch.ones(count), max_sh_degree=model.sh_degree)
-        for count in (face_count, mouth_count)
-    )
-    return TalkingHead(build_face(model, face), build_mouth(model, mouth))
+def build_head(model: ModelConfig, face: GaussianField, mouth: GaussianField | None) -> TalkingHead:
+    """A head round its structure fields, motion fields fresh; `mouth` is None where the face draws the mouth too."""
+    inside = None if mouth is None else build_mouth(model, mouth)
+    return TalkingHead(build_face(model, face), inside, model.hook, model.single_branch)
+
+
+def build_empty_head(model: ModelConfig, face_count: int, mouth_count: int | None) -> TalkingHead:
+    """A head of the right shapes, for loading tensors into; no mouth where its count is None."""
+
+    def empty(count: int) -> GaussianField:
+        return GaussianField.from_points(torch.zeros(count, 3), torch.ones(count), max_sh_degree=model.sh_degree)
+
+    return build_head(model, empty(face_count), None if mouth_count is None else empty(mouth_count))

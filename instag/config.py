@@ -35,6 +35,14 @@ class ModelConfig:
     """Resolutions of the tri-planes: the reference's (16-38.4, 64-57.6) or the paper's (16-256, 64-384)."""
     aligner: bool = True
     """Motion aligner of section 3.3: where a universal field is queried, and how far it moves this face."""
+    align_offset: bool = True
+    """The aligner's offset (paper Eq. 8); without it the universal field is queried at the points themselves."""
+    align_scale: bool = True
+    """The aligner's scale (paper Eq. 9); without it the universal motion is taken as it is."""
+    hook: bool = True
+    """Face-mouth hook: the mouth is told how far the face opens; without it phi = 0 (paper Eq. 10)."""
+    single_branch: bool = False
+    """One branch instead of two: the face draws the inside of the mouth too, and there is no mouth stage."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +280,9 @@ class PretrainConfig:
     late_steps: int = 50_000
     """Length of the last part, in which rates fall to a tenth and curricula rest."""
     personalized: bool = True
-    """Personalised fields soak up identity and style; without them everything goes into the universal field."""
+    """Personalised motion fields soak up identity and style; without them all motion goes into the universal one."""
+    shared_structure: bool = False
+    """One structure field for all videos instead of one each (an ablation: the paper's table 7)."""
     contrast: float = 1.0
     """Weight of the negative contrast between the videos' motions (paper Eq. 6, 7, 13)."""
     sh_degree: int = 2

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from instag.data.frame import Condition
 from instag.fields.aligner import Alignment, MotionAligner
 from instag.fields.hook import HOOK_RANK, hook_displacement
-from instag.fields.motion import Deformation
+from instag.fields.motion import HOOK, Deformation
 from instag.fields.structure import GaussianField
 from instag.render.composite import composite
 from instag.render.gaussians import BranchRender, Motion, render_branch
@@ -126,10 +126,16 @@ class TalkingHead(nn.Module):
     Args:
         face: everything of the head except the inside of the mouth.
         mouth: teeth, tongue, oral cavity; None before its stage.
+        hooked: whether the mouth is told how far the face opens; else phi = 0.
+        single_branch: whether the face draws the inside of the mouth too, and there never is a mouth.
     """
 
-    def __init__(self, face: FaceBranch, mouth: MouthBranch | None = None):
+    def __init__(
+        self, face: FaceBranch, mouth: MouthBranch | None = None, hooked: bool = True, single_branch: bool = False
+    ):
         super().__init__()
+        self.hooked = hooked
+        self.single_branch = single_branch
         self.face = face
         self.mouth = mouth
         for name, color in KEY_COLORS.items():
@@ -163,8 +169,10 @@ class TalkingHead(nn.Module):
 
     @torch.no_grad()
     def hook(self, condition: Condition, mode: Mode) -> Tensor:
-        """Face-Mouth Hook: phi [B, 3] from the face's motion (paper Eq. 10)."""
+        """Face-Mouth Hook: phi [B, 3] from the face's motion (paper Eq. 10); 0 where the head is not hooked."""
         live = condition.expression
+        if not self.hooked:
+            return live.new_zeros(len(live), HOOK)
         expression = live if mode.hook_expression == "live" else torch.zeros_like(live)
         motion = self.face.move(condition.audio, expression, mode.aligned)
         return hook_displacement(motion.total.d_mean, mode.hook_rank)

@@ -25,7 +25,7 @@ class Universal:
     """State of the universal fields, EMA weights.
 
     Attributes:
-        face, mouth: state dicts of the motion fields.
+        face, mouth: state dicts of the motion fields; no mouth (empty) where the face draws it too.
         extractor: audio features that drive them.
         hash_ranges: resolutions of their tri-planes.
         norm: normalisation of the features they were trained with, or None.
@@ -96,10 +96,10 @@ class Universal:
 
     def load_into(self, head: TalkingHead) -> None:
         """Put the fields into a head's branches."""
-        assert head.mouth is not None
         try:
             head.face.motion.load_state_dict(dict(self.face))
-            head.mouth.motion.load_state_dict(dict(self.mouth))
+            if head.mouth is not None:
+                head.mouth.motion.load_state_dict(dict(self.mouth))
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"universal weights do not fit this head ({reason}): make them anew") from error

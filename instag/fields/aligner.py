@@ -23,21 +23,31 @@ class Alignment(NamedTuple):
 
 
 class MotionAligner(nn.Module):
-    """mu -> (d_mu_A, tau_A) (METHOD.md section 4). The mouth uses the offset alone: there the hook scales."""
+    """mu -> (d_mu_A, tau_A) (METHOD.md section 4). The mouth uses the offset alone: there the hook scales.
 
-    def __init__(self, encoding: TriPlaneEncoding, hidden: int) -> None:
+    Args:
+        encoding: its own tri-plane.
+        hidden: width of its network.
+        offset, scale: without one of them it is 0, or 1, everywhere (the paper's table 8).
+    """
+
+    def __init__(self, encoding: TriPlaneEncoding, hidden: int, offset: bool = True, scale: bool = True) -> None:
         super().__init__()
         self.encoding = encoding
         self.decoder = MLP(encoding.features, hidden, 6, layers=2)
+        self.offset, self.scale = offset, scale
 
     def forward(self, x: Tensor) -> Alignment:
         """Alignment of points x [N, 3]; not detached, so the loss reaches the points through the offset."""
         points = self.encoding(x)  # [N, 36]
-        fused = self._fused(points)
-        if fused is not None:
-            return fused
-        offset, scale = self.decoder(points).split(3, -1)
-        return Alignment(OFFSET_UNIT * offset, 1 + SCALE_RANGE * torch.tanh(scale / SCALE_SOFTNESS))
+        alignment = self._fused(points)
+        if alignment is None:
+            offset, scale = self.decoder(points).split(3, -1)
+            alignment = Alignment(OFFSET_UNIT * offset, 1 + SCALE_RANGE * torch.tanh(scale / SCALE_SOFTNESS))
+        offset, scale = alignment
+        return Alignment(
+            offset if self.offset else torch.zeros_like(offset), scale if self.scale else torch.ones_like(scale)
+        )
 
     def _fused(self, points: Tensor) -> Alignment | None:
         """The network behind the encoding in one kernel, where a GPU has it: points [N, 36]."""
@@ -52,9 +62,9 @@ class MotionAligner(nn.Module):
         return Alignment(*motion_head.aligner_head_cuda(points, weights))
 
 
-def build_face_aligner(grid: GridRange = REFERENCE_FACE) -> MotionAligner:
+def build_face_aligner(grid: GridRange = REFERENCE_FACE, offset: bool = True, scale: bool = True) -> MotionAligner:
     """Aligner of the face."""
-    return MotionAligner(TriPlaneEncoding(*grid), hidden=32)
+    return MotionAligner(TriPlaneEncoding(*grid), hidden=32, offset=offset, scale=scale)
 
 
 def build_mouth_aligner(grid: GridRange = REFERENCE_FACE) -> MotionAligner:

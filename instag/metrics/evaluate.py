@@ -83,10 +83,10 @@ def evaluate(
         notes.append(f"landmark figures are absent: {error}")
         return Evaluation({**metrics, "notes": notes}, images.per_frame("psnr"), notes=notes)
     opening_truth, opening_render = faces.lip_opening(truth), faces.lip_opening(render)
-    metrics |= _face_metrics(render, truth, dataset.world_to_camera[frames], frames)
+    metrics |= face_metrics(render, truth, dataset.world_to_camera[frames], frames)
     tracks = {"": (rendered, render), "_truth": (_Truth(dataset, frames), truth)}
     metrics |= _sync(syncnet, tracks, dataset, frames, notes)
-    metrics |= _silence(opening_render, dataset, frames, notes)
+    metrics |= silence_metrics(opening_render, dataset, frames, notes)
     metrics["notes"] = notes
     return Evaluation(metrics, images.per_frame("psnr"), opening_truth, opening_render, notes)
 
@@ -99,7 +99,7 @@ def _check_frames(rendered: Sequence[np.ndarray], dataset: SubjectDataset, frame
         raise DataError(f"rendered frames are {list(shape)}, the truth {list(expected)}; open the subject at that size")
 
 
-def _face_metrics(
+def face_metrics(
     render: faces.FaceTrack, truth: faces.FaceTrack, world_to_camera: np.ndarray, frames: list[int]
 ) -> dict[str, Any]:
     """Lip opening, LMD, AUE and jitter; what is not defined is absent."""
@@ -158,7 +158,9 @@ def _sync(
     return metrics
 
 
-def _silence(opening: np.ndarray, dataset: SubjectDataset, frames: list[int], notes: list[str]) -> dict[str, Any]:
+def silence_metrics(
+    opening: np.ndarray, dataset: SubjectDataset, frames: list[int], notes: list[str]
+) -> dict[str, Any]:
     """The silence test on the sound of these frames; absent, with a note, where there is no sound or no pause."""
     try:
         samples, rate = dataset.sound_of(frames)

@@ -73,7 +73,8 @@ class FaceStage(BranchStage):
 
     def rules(self, choice: Choice) -> PixelRules:
         """What of a frame the face is compared with."""
-        return face_rules(self.config.losses, choice.ignore_hair, choice.prior, choice.depth)
+        inside = self.head.single_branch
+        return face_rules(self.config.losses, choice.ignore_hair, choice.prior, choice.depth, inside)
 
     def photometric_term(self, face: BranchRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """The face against its target, and nothing else."""

@@ -33,7 +33,6 @@ class FuseStage:
         training: TrainingConfig,
         perceptual: LPIPS | None,
     ):
-        assert head.mouth is not None
         self.config = training.fuse
         self.training = training
         self.steps = self.config.iterations
@@ -43,15 +42,13 @@ class FuseStage:
         self.generator = np.random.default_rng([training.seed, 2])
         self.device = head.key_black.device
         self.sampler = FrameSampler(subject.indices, None, self.generator)
-        face, mouth = head.face.structure, head.mouth.structure
+        face = head.face.structure
         head.requires_grad_(False)
-        self.learned = {
-            "face_sh_dc": face.sh_dc,
-            "face_sh_rest": face.sh_rest,
-            "mouth_sh_dc": mouth.sh_dc,
-            "mouth_sh_rest": mouth.sh_rest,
-            "face_opacities_raw": face.opacities_raw,
-        }
+        self.learned = {"face_sh_dc": face.sh_dc, "face_sh_rest": face.sh_rest}
+        if head.mouth is not None:
+            mouth = head.mouth.structure
+            self.learned |= {"mouth_sh_dc": mouth.sh_dc, "mouth_sh_rest": mouth.sh_rest}
+        self.learned["face_opacities_raw"] = face.opacities_raw
         for parameter in self.learned.values():
             parameter.requires_grad_(True)
         self.optimizer = GroupedOptimizer({name: [p] for name, p in self.learned.items()}, {})

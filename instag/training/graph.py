@@ -68,7 +68,9 @@ class Steps:
         if self._graphs is None or choice not in self._known or stage.decides(step):
             frames, terms = self._forward_backward(inputs, choice)
             if stage.decides(step) and stage.decide(frames, step, choice):
-                self._captured = {c: s for c, s in self._captured.items() if c.part != choice.part}
+                self._captured = {
+                    c: s for c, s in self._captured.items() if c.part != choice.part and not choice.shared
+                }
             stage.optimise(choice)
             self._known.add(choice)
         else:

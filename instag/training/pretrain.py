@@ -26,12 +26,23 @@ from instag.fields.structure import GaussianField
 from instag.head import HeadRender, Mode, TalkingHead
 from instag.schedule import ema_decay, pretraining_factor
 from instag.training.adapt import HAIR_CYCLE, FaceStage, MouthStage
-from instag.training.optimizers import GroupedOptimizer, average
-from instag.training.stage import BranchStage, Choice, Plan, StepInputs, Subject, field_optimizer
+from instag.training.optimizers import STRUCTURE_GROUPS, GroupedOptimizer, average
+from instag.training.stage import (
+    PERSONAL_ATTENTION_DECAY,
+    BranchStage,
+    Choice,
+    Plan,
+    StepInputs,
+    Subject,
+    field_optimizer,
+    gaussian_groups,
+)
 from instag.training.targets import is_key_colored
 
 MOUTH_KEY = (20.0, 235.0)  # of 255: a key-coloured mouth Gaussian in pre-training
 TOP_PERCENTILE = 95.0  # of AU25: wide open; the maximum, since AU25 is clipped there
+SHARED = ("fields.", "branch.motion.")  # of a part's saved state: the same for all videos ...
+SHARED_STRUCTURE = ("branch.structure.", "gaussians.", "density.")  # ... and where they share a structure field
 Rivals = Callable[[], Sequence[nn.Module]]  # personalised fields of the other videos, for the contrast
 
 
@@ -54,7 +65,8 @@ class PretrainFace(FaceStage):
 
     def choose(self, step: int) -> Choice:
         """The bare structure during the warm-up, then U + D_i."""
-        return replace(super().choose(step), part=self.number, moving=step > self.config.static_steps)
+        moving = step > self.config.static_steps
+        return replace(super().choose(step), part=self.number, moving=moving, shared=self.pretrain.shared_structure)
 
     def mode(self, choice: Choice) -> Mode:
         """The face alone on the green key, with attention maps where it moves."""
@@ -107,7 +119,8 @@ class PretrainMouth(MouthStage):
         moving = step > self.config.static_steps
         rivals = self.rivals() if moving else []
         rival = int(self.generator.integers(len(rivals))) if rivals else None
-        return replace(super().choose(step), part=self.number, moving=moving, frozen=False, rival=rival)
+        shared = self.pretrain.shared_structure
+        return replace(super().choose(step), part=self.number, moving=moving, frozen=False, rival=rival, shared=shared)
 
     def mode(self, choice: Choice) -> Mode:
         """The mouth alone on the green key."""
@@ -172,6 +185,8 @@ class PretrainStage:
         self.average = copy.deepcopy(motion).requires_grad_(False)
         self.updates = 0
         self.device = parts[0].device
+        one_structure = len({part.branch.structure for part in parts}) < len(parts)
+        self.shared = SHARED + SHARED_STRUCTURE if one_structure else SHARED  # beginnings of names
         self.share = torch.zeros((), device=self.device)  # of the new values in the moving average
 
     def plan(self, step: int) -> Plan:
@@ -221,16 +236,15 @@ class PretrainStage:
 
     def measures(self) -> Mapping[str, float]:
         """Gaussians of all videos."""
-        return {"gaussians": sum(len(part.branch.structure) for part in self.parts)}
+        return {"gaussians": sum(len(structure) for structure in {part.branch.structure for part in self.parts})}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All parts; the shared field is in each of them, and saved once."""
+        """All parts; what they share is in each of them, and saved once."""
         tensors = {f"average.{name}": t for name, t in self.average.state_dict().items()}
         documents = []
         for i, part in enumerate(self.parts):
             own, document = part.state()
-            shared = ("fields.", "branch.motion.")
-            tensors |= {f"{i}/{name}": t for name, t in own.items() if i == 0 or not name.startswith(shared)}
+            tensors |= {f"{i}/{name}": t for name, t in own.items() if i == 0 or not name.startswith(self.shared)}
             documents.append(document)
         return tensors, {
             "parts": documents,
@@ -240,7 +254,7 @@ class PretrainStage:
 
     def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
         """Continue where `state` was taken."""
-        shared = {k[2:]: v for k, v in tensors.items() if k.startswith(("0/fields.", "0/branch.motion."))}
+        shared = {k[2:]: v for k, v in tensors.items() if k.startswith("0/") and k[2:].startswith(self.shared)}
         for i, (part, own) in enumerate(zip(self.parts, document["parts"], strict=True)):
             prefix = f"{i}/"
             part.restore(shared | {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}, own)
@@ -269,7 +283,23 @@ def pretrain_stage(
 
     pairs = enumerate(zip(heads, subjects, strict=True))
     parts = [kind(head, subject, training, pretrain, i, fields, rivals(i)) for i, (head, subject) in pairs]
+    if pretrain.shared_structure:
+        share_structure(parts)
     return PretrainStage(name, parts, motion, training.seed)
+
+
+def share_structure(parts: Sequence[BranchStage]) -> None:
+    """Let parts whose branches hold one structure field have one optimiser and one density control too."""
+    first = parts[0]
+    groups = gaussian_groups(first.branch)
+    for part in parts[1:]:
+        personal = {k: p for k, p in gaussian_groups(part.branch).items() if k not in STRUCTURE_GROUPS}
+        groups |= {name: groups[name] + parameters for name, parameters in personal.items()}
+    optimizer = GroupedOptimizer(groups, {"personal_attention": PERSONAL_ATTENTION_DECAY})
+    if first.density is not None:
+        first.density.optimizer = optimizer
+    for part in parts:
+        part.gaussians, part.density = optimizer, first.density
 
 
 def scaled_config(pretrain: PretrainConfig, videos: int) -> PretrainConfig:

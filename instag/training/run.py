@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from instag.avatar import save_avatar
-from instag.build import build_face, build_face_motion, build_mouth, build_mouth_motion, build_personal
+from instag.build import build_face_motion, build_head, build_mouth_motion, build_personal
 from instag.camera import scene_extent
 from instag.config import Config, TrainingConfig, to_dict
 from instag.data.dataset import SubjectDataset
@@ -68,11 +68,12 @@ def adapt(
     torch.manual_seed(training.seed)
     make_folder(folder)
     write_json(folder / "config.json", to_dict(config))
-    face, mouth = (
-        initial_structure(name, getattr(training, name), model.sh_degree, dataset, split.train, training.seed)
-        for name in ("face", "mouth")
-    )
-    head = TalkingHead(build_face(model, face), build_mouth(model, mouth))
+    branches = ("face",) if model.single_branch else ("face", "mouth")
+    structures = {
+        name: initial_structure(name, getattr(training, name), model.sh_degree, dataset, split.train, training.seed)
+        for name in branches
+    }
+    head = build_head(model, structures["face"], structures.get("mouth"))
     if universal is not None:
         universal.load_into(head)
     head.to(device)
@@ -85,7 +86,7 @@ def adapt(
         "frames": split.train.tolist(),
         "universal weights": origin,
     }
-    for stage in (FaceStage, MouthStage, FuseStage):
+    for stage in (FaceStage, FuseStage) if model.single_branch else (FaceStage, MouthStage, FuseStage):
         part = stage(head, subject, training, perceptual)
         _train(part, folder, identity, training, progress)
     path = folder / AVATAR
@@ -123,31 +124,40 @@ def pretrain(
 
     def structures(name: str) -> list[GaussianField]:
         stage = getattr(settings, name)
-        return [
+        made = [
             initial_structure(name, stage, model.sh_degree, dataset, indices, training.seed + i).to(device)
-            for i, (dataset, indices) in enumerate(pairs)
+            for i, (dataset, indices) in enumerate(pairs[:1] if settings.shared_structure else pairs)
         ]
+        return made * len(pairs) if settings.shared_structure else made
+
+    def head_of(structure: GaussianField) -> TalkingHead:
+        branch = FaceBranch(structure, motion, None, personal("face"))
+        return TalkingHead(branch, None, model.hook, model.single_branch).to(device)
 
     def personal(name: str) -> nn.Module | None:
         return build_personal(model, name).to(device) if settings.personalized else None
 
     motion = build_face_motion(model).to(device)
-    heads = [TalkingHead(FaceBranch(s, motion, None, personal("face"))).to(device) for s in structures("face")]
+    heads = [head_of(structure) for structure in structures("face")]
     face = pretrain_stage("face", heads, subjects, motion, training, settings)
     _train(face, folder, identity, training, progress)
 
-    motion = build_mouth_motion(model).to(device)
-    for head, structure in zip(heads, structures("mouth"), strict=True):
-        # The hook reads the trained universal field alone, at this video's own face Gaussians.
-        head.face = FaceBranch(head.face.structure, face.average)
-        head.mouth = MouthBranch(structure, motion, None, personal("mouth")).to(device)
-    mouth = pretrain_stage("mouth", heads, subjects, motion, training, settings)
-    _train(mouth, folder, identity, training, progress)
+    averages = {"face": face.average}
+    if not model.single_branch:
+        motion = build_mouth_motion(model).to(device)
+        for head, structure in zip(heads, structures("mouth"), strict=True):
+            # The hook reads the trained universal field alone, at this video's own face Gaussians.
+            head.face = FaceBranch(head.face.structure, face.average)
+            head.mouth = MouthBranch(structure, motion, None, personal("mouth")).to(device)
+        mouth = pretrain_stage("mouth", heads, subjects, motion, training, settings)
+        _train(mouth, folder, identity, training, progress)
+        averages["mouth"] = mouth.average
 
     path = folder / UNIVERSAL
+    weights = {name: {k: t.cpu() for k, t in average.state_dict().items()} for name, average in averages.items()}
     Universal(
-        face={name: t.cpu() for name, t in face.average.state_dict().items()},
-        mouth={name: t.cpu() for name, t in mouth.average.state_dict().items()},
+        face=weights["face"],
+        mouth=weights.get("mouth", {}),
         extractor=model.extractor,
         hash_ranges=model.hash_ranges,
         norm=datasets[0].norm,

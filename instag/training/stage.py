@@ -82,6 +82,8 @@ class Choice:
     """Side of the perceptual term's patches, px; None: no such term."""
     rival: int | None = None
     """The one other video whose motion this one is contrasted with (pre-training, mouth)."""
+    shared: bool = False
+    """Whether all videos share one structure field (an ablation of pre-training)."""
     counted: bool = False
     """Whether density control takes this step's gradients into account."""
 

@@ -8,21 +8,23 @@ from instag.config import LossConfig
 from instag.losses_pixels import HAIR, HEAD_AND_HAIR, IN_LIPS, MOUTH, SKIN, AttentionRule, PixelRules
 
 
-def face_rules(weights: LossConfig, ignore_hair: bool, prior: bool, depth: bool) -> PixelRules:
+def face_rules(weights: LossConfig, ignore_hair: bool, prior: bool, depth: bool, inside: bool = False) -> PixelRules:
     """The face: skin and hair of the frame, key colour elsewhere, also where the inside of the mouth is.
 
     Args:
         weights: of the stage.
         ignore_hair: hair is painted over in render and target, and attention is free there; alpha belongs there still.
         prior, depth: whether the geometry prior takes part, and its depth too (never inside the mouth).
+        inside: the face is the only branch and draws the inside of the mouth too.
     """
     attention = (AttentionRule("attention_lips", IN_LIPS, 0.0, weights.attention_lips),)
     if not ignore_hair:
         attention += (AttentionRule("attention_hair", HAIR, weights.attention_hair, weights.attention_hair),)
+    mouth = MOUTH if inside else 0
     return PixelRules(
-        shown=SKIN if ignore_hair else HEAD_AND_HAIR,
+        shown=(SKIN if ignore_hair else HEAD_AND_HAIR) | mouth,
         painted=HAIR if ignore_hair else 0,
-        opaque=HEAD_AND_HAIR,
+        opaque=HEAD_AND_HAIR | mouth,
         alpha=weights.alpha,
         attention=attention,
         normal_region=HEAD_AND_HAIR,
