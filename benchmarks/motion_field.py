@@ -22,11 +22,14 @@ from instag.fields.aligner import build_face_aligner, build_mouth_aligner
 from instag.fields.encoding import BOUND
 from instag.fields.motion import build_face_field, build_mouth_field
 from instag.fields.personalized import build_personalized_face, build_personalized_mouth
+from instag.fields.rivals import contrast, rivals_d_mean, rivals_d_mean_torch
 from instag.kernels import hash_grid, motion_head
+from instag.losses import negative_contrast
 
 WIDTH, STEPS = 74, 2  # of the default features, phone-mel
 POINTS = (5_000, 15_000, 30_000, 60_000)
 VARIANT_POINTS = (15_000, 30_000)
+RIVALS = (4, 12)
 DEVICE = torch.device("cuda")
 
 
@@ -78,6 +81,30 @@ def forward_backward(field: nn.Module, points: int, conditions: tuple[Tensor, ..
     return call
 
 
+def rivals_calls(count: int, points: int) -> dict[str, Callable[[], object]]:
+    """The contrast of a face or a mouth with `count` others, forward + backward; beside it one field by one."""
+    window, expression = torch.randn(1, 8, WIDTH, STEPS, device=DEVICE), torch.rand(1, 6, device=DEVICE)
+    x = 2 * BOUND * (torch.rand(points, 3, device=DEVICE) - 0.5)
+    d_mean = torch.randn(1, points, 3, device=DEVICE, requires_grad=True)
+    calls: dict[str, Callable[[], object]] = {}
+    for branch, build, driver in (
+        ("face", build_personalized_face, (expression,)),
+        ("mouth", build_personalized_mouth, ()),
+    ):
+        others = [build(WIDTH, STEPS).to(DEVICE) for _ in range(count)]
+
+        def together(others=others, driver=driver) -> object:
+            loss = contrast(d_mean, rivals_d_mean(others, x, window, *driver))
+            return torch.autograd.grad(loss, d_mean)
+
+        def apart(others=others, driver=driver) -> object:
+            loss = negative_contrast(d_mean, rivals_d_mean_torch(others, x, window, *driver))
+            return torch.autograd.grad(loss, d_mean)
+
+        calls |= {branch: together, f"{branch}, one by one": apart}
+    return calls
+
+
 def measured(call: Callable[[], object]) -> dict:
     """Graph milliseconds and the kernels."""
     return {"ms": timing.timed(call)["graph"], "kernels_us": timing.kernel_times(call)}
@@ -127,6 +154,10 @@ def main() -> None:
     for name, (field, conditions) in fields(audio=True).items():
         if conditions:
             note(name, 15_000, forward_backward(field, 15_000, conditions))
+    for count in RIVALS:
+        for points in VARIANT_POINTS:
+            for branch, call in rivals_calls(count, points).items():
+                note(f"{count} rivals and contrast, {branch}", points, call)
     face, conditions = fields(audio=False)["face"]
     for name, (module, number, value) in VARIANTS.items():
         with changed(module, number, value):

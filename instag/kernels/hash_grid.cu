@@ -46,10 +46,14 @@ __device__ __forceinline__ Cell find_cell(float u, float v, float scale, int res
     return cell;
 }
 
-// Grid (ceil(N / 128), 3): a thread is a point on a plane, all levels.
+// Grid (ceil(N / 128), 3, fields): a thread is a point on a plane, all levels. `many` [fields], if given, replaces the
+// table; features [fields, N, 3 LEVELS].
 extern "C" __global__ void __launch_bounds__(128) hash_grid_forward(int points, float bound, const float* __restrict__ x,
                                                                     const float* __restrict__ table,
+                                                                    const float* const* __restrict__ many,
                                                                     float* __restrict__ features) {
+    if (many) table = many[blockIdx.z];
+    features += (size_t)blockIdx.z * points * FEATURES;
     int i = blockIdx.x * blockDim.x + threadIdx.x, plane = blockIdx.y;
     if (i >= points) return;
     float u, v, feature[LEVELS];

@@ -60,6 +60,18 @@ def encode_cuda(x: Tensor, table: Tensor, layout: GridLayout, bound: float) -> T
     return _HashGrid.apply(x.contiguous(), table.contiguous(), layout, bound)
 
 
+def encode_many_cuda(x: Tensor, tables: Tensor, layout: GridLayout, bound: float) -> Tensor:
+    """Features [k, N, 3 L] of the same points x [N, 3] from k tables [3, entries] in one launch, without a gradient.
+
+    `tables` [k] int64 on the device holds their addresses (`data_ptr`); whoever made it keeps the tables alive.
+    """
+    features = torch.empty(len(tables), len(x), len(PLANES) * len(layout.sizes), device=x.device)
+    grid = (loader.sizes_in_blocks(len(x), FORWARD_THREADS), len(PLANES), len(tables))
+    numbers = (len(x), float(bound))
+    _module(x, layout).launch("hash_grid_forward", grid, FORWARD_THREADS, *numbers, x, None, tables, features)
+    return features
+
+
 class _HashGrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, table, layout, bound):
@@ -67,7 +79,9 @@ class _HashGrid(torch.autograd.Function):
         ctx.layout, ctx.bound = layout, bound
         features = torch.empty(len(x), len(PLANES) * len(layout.sizes), device=x.device)
         grid = (loader.sizes_in_blocks(len(x), FORWARD_THREADS), len(PLANES))
-        _module(x, layout).launch("hash_grid_forward", grid, FORWARD_THREADS, len(x), float(bound), x, table, features)
+        _module(x, layout).launch(
+            "hash_grid_forward", grid, FORWARD_THREADS, len(x), float(bound), x, table, None, features
+        )
         return features
 
     @staticmethod

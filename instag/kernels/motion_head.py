@@ -198,10 +198,9 @@ def warps_of(device: torch.device, head: Head, frames: int) -> tuple[int, int]:
     return backward[0], forward[0]
 
 
-def pointers(networks: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Addresses of k fields' weights as the kernels read them, [k, 9] int64 on the weights' device."""
-    rows = [[weight.data_ptr() for weight in each] + [0] * (NETWORKS - len(each)) for each in networks]
-    return torch.tensor(rows, device=networks[0][0].device)
+def pointers(weights: Sequence[Tensor]) -> tuple[int, ...]:
+    """Addresses of a field's weights as the kernels read them, nine of them."""
+    return (*(weight.data_ptr() for weight in weights), *[0] * (NETWORKS - len(weights)))
 
 
 @torch.no_grad()
@@ -210,7 +209,7 @@ def many_heads_d_mean(
     features: Tensor,  # [k, N, 36]
     audio: Tensor,  # [k, B, 32]
     extra: Tensor | None,  # [B, 6]
-    table: Tensor,  # [k, 9], see `pointers`
+    table: Tensor,  # [k, 9] int64 on the device, a row of `pointers` per field
 ) -> Tensor:
     """d_mean [k, B, N, 3] of k fields of one form under the same conditions, in one launch; no gradient."""
     fields, points, frames = len(features), features.shape[1], audio.shape[1]

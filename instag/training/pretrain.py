@@ -22,6 +22,7 @@ from instag.data.frame import FrameBatch
 from instag.data.sampling import PRETRAINING_WINDOWS, Curriculum, face_curriculum, mouth_curriculum
 from instag.fields.hook import HOOK_RANK
 from instag.fields.motion import Deformation
+from instag.fields.rivals import contrast, rivals_d_mean
 from instag.fields.structure import GaussianField
 from instag.head import HeadRender, Mode, TalkingHead
 from instag.schedule import ema_decay, pretraining_factor
@@ -161,9 +162,8 @@ def contrast_term(
     if personal is None or not rivals or weight == 0:
         return {}
     means = part.branch.structure.means.detach()
-    with torch.no_grad():
-        others = [field(means, frames.condition.audio, *driver).d_mean for field in rivals]
-    return {"contrast": weight * losses.negative_contrast(personal.d_mean, others)}
+    others = rivals_d_mean(rivals, means, frames.condition.audio, *driver)
+    return {"contrast": weight * contrast(personal.d_mean, others)}
 
 
 class PretrainStage:

@@ -31,6 +31,7 @@ def sources(variant: int) -> list[loader.KernelSource]:
         source("hash_grid.cu", *hash_grid.macros(grid)),
         source("l1_ssim.cu"),
         source("adam.cu"),
+        source("contrast.cu"),
         source("hook.cu"),
         source("deform.cu"),
         source("pixels.cu"),
