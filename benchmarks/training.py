@@ -205,10 +205,12 @@ def adaptation_phases(subject: Path, folder: Path, preset: str, started: float, 
 
     def measured(name: str, work: Callable) -> Callable:
         def wrapper(*args, **kwargs):
-            torch.cuda.synchronize()
+            capturing = torch.cuda.is_current_stream_capturing()  # then the device may not be waited for
+            if not capturing:
+                torch.cuda.synchronize()
             start = time.perf_counter()
             result = work(*args, **kwargs)
-            if name != "capture":
+            if not capturing and name != "capture":
                 torch.cuda.synchronize()
             seconds[name] += time.perf_counter() - start
             calls[name] += 1
