@@ -30,6 +30,7 @@ from instag.data_utils.pictures import read_labels, write_images, write_labels, 
 from instag.data_utils.pose import fit_poses
 from instag.data_utils.priors import camera_mesh, rasterize_mesh
 from instag.data_utils.segmentation import fit_parser
+from instag.data_utils.torso import fit_neck
 from instag.data_utils.video import FrameReader
 from instag.media import VideoWriter
 
@@ -66,8 +67,10 @@ def _segmentation(job: Job) -> None:
 def _torso(job: Job) -> None:
     if not job.resumed:
         shutil.rmtree(job.folder.torso(0).parent, ignore_errors=True)
+    clip = ClipView.open(job.folder)
+    neck = fit_neck(clip.frame, lambda i: read_labels(job.folder, i), clip.plane, clip.count)
     with VideoWriter(job.folder.plates, FPS, job.size, crf=ingest.FRAMES_CRF, gop=ingest.KEY_FRAMES) as writer:
-        for plates in job.run_chunks(write_torso):
+        for plates in job.run_chunks(write_torso, neck):
             for picture in plates:
                 writer.write(picture)
 
