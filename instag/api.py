@@ -16,7 +16,7 @@ from instag.config import load_config
 from instag.data.audio import find_features
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import PACK_SUFFIX, SubjectFolder
-from instag.errors import DataError, InstagError
+from instag.errors import CheckpointError, DataError, InstagError
 from instag.head import DEFAULT_MODE, REFERENCE_MODE
 from instag.synthesize import Blink, Poses, choose_poses, synthesize
 from instag.training.run import AVATAR, adapt, pretrain
@@ -192,13 +192,24 @@ def _remove_run(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def load_avatar(path: Path, device: str) -> Avatar:
+def load_avatar(path: Path, device: str, extractor: str | None = None) -> Avatar:
     """An avatar on a device, by its file or the folder of its run.
 
+    Args:
+        path: the file or folder.
+        device: see `resolve_device`.
+        extractor: audio features that it must listen to; None: any.
+
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, it is damaged, or it listens to other features.
     """
-    return Avatar.load(path / AVATAR if path.is_dir() else path, resolve_device(device))
+    avatar = Avatar.load(path / AVATAR if path.is_dir() else path, resolve_device(device))
+    if extractor not in (None, avatar.model.extractor):
+        raise CheckpointError(
+            f"--audio-extractor {extractor}: avatar '{avatar.id}' is driven by {avatar.model.extractor} features; "
+            "leave the flag out, or adapt with that extractor"
+        )
+    return avatar
 
 
 def import_reference(
@@ -254,11 +265,12 @@ def synthesize_video(
     dilate: bool = False,
     frames: bool = False,
     device: str = "auto",
+    extractor: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Make an avatar say a sound. See `instag.synthesize.synthesize`."""
     return synthesize(
-        load_avatar(avatar, device),
+        load_avatar(avatar, device, extractor),
         audio,
         output,
         poses=poses,
@@ -277,6 +289,7 @@ def evaluate_avatar(
     dilate: bool = False,
     device: str = "auto",
     syncnet: Path | None = None,
+    extractor: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Measure an avatar on its subject, self-driven. See `instag.metrics.evaluate.evaluate_avatar`.
@@ -285,7 +298,7 @@ def evaluate_avatar(
     """
     from instag.metrics.evaluate import evaluate_avatar as measure
 
-    person = load_avatar(avatar, device)
+    person = load_avatar(avatar, device, extractor)
     with SubjectDataset.open(subject, size=person.size, extractor=person.model.extractor) as dataset:
         indices = choose_poses(person.split, len(dataset), part)
         return measure(person, dataset, indices, output, dilate=dilate, part=part, syncnet=syncnet, progress=progress)

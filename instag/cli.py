@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Protocol, Union
 import tyro
 
 from instag.cli_help import DESCRIPTION, LESSONS
+from instag.cli_spellings import translated
 from instag.errors import InstagError
 from instag.version import __version__
 
@@ -233,6 +234,8 @@ class Synthesize:
     """Write a folder of lossless PNGs beside the video."""
     device: str = "auto"
     """cpu, cuda, or a GPU's number."""
+    audio_extractor: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: the avatar's)")] = None
+    """Refuse the avatar unless it listens to these features."""
 
     def run(self) -> None:
         """Synthesize."""
@@ -240,7 +243,15 @@ class Synthesize:
 
         print(
             synthesize_video(
-                self.avatar, self.audio, self.output, self.poses, self.blink, self.dilate, self.frames, self.device
+                self.avatar,
+                self.audio,
+                self.output,
+                self.poses,
+                self.blink,
+                self.dilate,
+                self.frames,
+                self.device,
+                self.audio_extractor,
             )
         )
 
@@ -261,6 +272,8 @@ class Evaluate:
     """As in synthesis."""
     device: str = "auto"
     """cpu, cuda, or a GPU's number."""
+    audio_extractor: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: the avatar's)")] = None
+    """Refuse the avatar unless it listens to these features."""
     syncnet: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: none, no Sync-C)")] = None
     """SyncNet's weights, for Sync-C and Sync-D: syncnet_v2.model, or the same as .safetensors."""
 
@@ -269,7 +282,16 @@ class Evaluate:
         from instag.api import evaluate_avatar
 
         print(
-            evaluate_avatar(self.avatar, self.subject, self.output, self.part, self.dilate, self.device, self.syncnet)
+            evaluate_avatar(
+                self.avatar,
+                self.subject,
+                self.output,
+                self.part,
+                self.dilate,
+                self.device,
+                self.syncnet,
+                self.audio_extractor,
+            )
         )
 
 
@@ -384,7 +406,9 @@ def parse(arguments: Sequence[str]) -> Verb:
         name, *rest = arguments
         verb = VERBS[name]
         description = f"{verb.__doc__}\n\n{LESSONS[name]}"
-        return tyro.cli(Annotated[(verb, *STYLE)], prog=f"instag {name}", args=rest, description=description)
+        return tyro.cli(
+            Annotated[(verb, *STYLE)], prog=f"instag {name}", args=translated(name, rest), description=description
+        )
     every = Union[tuple(VERBS.values())]  # noqa: UP007 (built, not written)
     return tyro.cli(Annotated[(every, *STYLE)], prog="instag", args=arguments, description=DESCRIPTION)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from instag.api import load_avatar
 from instag.cli import run_command
-from instag.errors import DataError
 from instag.synthesize import Poses, synthesize
 
 SET_AT_TRAINING = "accepted: the avatar knows it from its training"
@@ -38,13 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     poses: Poses = "train" if flags.use_train else "test" if flags.eval else "all"
 
     def make() -> None:
-        avatar = load_avatar(flags.model_path, flags.device)
-        trained = avatar.model.extractor
-        if flags.audio_extractor not in (None, trained):
-            raise DataError(
-                f"--audio_extractor {flags.audio_extractor}: avatar '{avatar.id}' is driven by {trained} features; "
-                "leave the flag out, or adapt with that extractor"
-            )
+        avatar = load_avatar(flags.model_path, flags.device, flags.audio_extractor)
         print(synthesize(avatar, audio, output, poses=poses, dilate=flags.dilate))
 
     run_command(make)

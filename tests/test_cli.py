@@ -78,6 +78,17 @@ def test_other_flags_of_the_field(flag, field, value):
     assert not getattr(parse(["adapt", "a", "b"]), field)
 
 
+@pytest.mark.parametrize("verb", ["synthesize", "evaluate"])
+@pytest.mark.parametrize("views", ["--N_views 125", "--N_views=125", "--n-views 125"])
+def test_what_the_avatar_knows_from_its_training_is_accepted_and_said(caplog, verb, views):
+    line = f"{verb} a {views} b --long --use_train c --all_for_train --audio_extractor hubert --dilate"
+    command = parse(line.split())
+    assert [str(path) for path in vars(command).values() if isinstance(path, Path)] == ["a", "b", "c"]
+    assert (command.poses if verb == "synthesize" else command.part) == "train"
+    assert command.dilate and command.audio_extractor == "hubert"
+    assert sum("knows it from its training" in record.message for record in caplog.records) == 3
+
+
 def test_set_may_be_repeated(monkeypatch):
     called = []
     monkeypatch.setattr(
@@ -112,7 +123,9 @@ def script(monkeypatch):
     space = runpy.run_path(str(ROOT / "scripts" / "synthesize.py"))
     avatar = SimpleNamespace(id="anna", model=SimpleNamespace(extractor="phone-mel"))
     known = space["main"].__globals__
-    monkeypatch.setitem(known, "load_avatar", lambda path, device: calls.append((path, device)) or avatar)
+    files = SimpleNamespace(load=lambda path, device: calls.append((path, device)) or avatar)
+    monkeypatch.setattr(instag.api, "Avatar", files)
+    monkeypatch.setattr(instag.api, "resolve_device", lambda device: device)
     monkeypatch.setitem(known, "synthesize", lambda *arguments, **options: calls.append((arguments[1:], options)))
 
     def run(line):
