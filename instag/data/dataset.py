@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +35,8 @@ from instag.errors import DataError
 
 MAX_FEATURE_GAP = FPS  # frames that the features may be shorter than the clip; what is missing counts as silence
 MIN_SIZE = 16  # px
-UPLOAD_FRAMES = 64  # pictures a chunk on their way to a device
+LABEL_THREADS = 8  # that decode label maps for statistics
+UPLOAD_FRAMES = 32  # pictures a chunk on their way to a device
 
 
 class SubjectDataset:
@@ -61,6 +64,7 @@ class SubjectDataset:
             self._check_length(len(self.features))
         self.store = FrameStore(source, self.size, cache_bytes)
         self._tracks: dict[torch.device, ConditionTracks] = {}
+        self._mouth_pixels: dict[int, int] = {}  # of the frames whose label maps were decoded for their statistics
 
     @classmethod
     def open(
@@ -169,14 +173,16 @@ class SubjectDataset:
         return self.statistics_of(np.arange(len(self)))
 
     def statistics_of(self, indices: Indices) -> FrameStatistics:
-        """Statistics of some frames, px counted at the stored size; decodes the label maps of these frames alone."""
+        """Statistics of some frames, px counted at the stored size; decodes each of their label maps once."""
         index = self._numbers(indices)
-        mouth = [np.count_nonzero(self.source.labels(int(i)) == Label.MOUTH) for i in index]
+        absent = [i for i in np.unique(index).tolist() if i not in self._mouth_pixels]
+        with ThreadPoolExecutor(min(LABEL_THREADS, os.cpu_count() or 1)) as pool:
+            self._mouth_pixels |= zip(absent, pool.map(self._count_mouth, absent), strict=True)
         return FrameStatistics(
             inner_lip_height=inner_lip_heights(self.tracks.landmarks)[index],
             blink=self.blink[index],
             jaw=self.tracks.unit(JAW_UNIT)[index],
-            mouth_pixels=np.array(mouth, np.int64),
+            mouth_pixels=np.array([self._mouth_pixels[i] for i in index.tolist()], np.int64),
             size=self.source.size,
         )
 
@@ -235,14 +241,16 @@ class SubjectDataset:
         image = torch.empty((*shape, 3), dtype=torch.uint8, device=device)
         plate = torch.empty_like(image)
         labels = torch.empty(shape, dtype=torch.uint8, device=device)
-        for start in range(0, len(index), UPLOAD_FRAMES):
-            chunk = [self.store.picture(int(i)) for i in index[start : start + UPLOAD_FRAMES]]
-            rows = slice(start, start + len(chunk))
+        for number, chunk in enumerate(self.store.stream(index, UPLOAD_FRAMES)):
+            rows = slice(number * UPLOAD_FRAMES, number * UPLOAD_FRAMES + len(chunk))
             for target, arrays in zip((image, plate, labels), zip(*chunk, strict=True), strict=True):
                 target[rows] = torch.from_numpy(np.stack(arrays)).to(device)
         rows = torch.from_numpy(index).to(device)
         mesh = self._face_mesh(index, device)
         return ResidentFrames(self._condition_tracks(device), rows, image, plate, labels, self.prior, mesh)
+
+    def _count_mouth(self, i: int) -> int:
+        return np.count_nonzero(self.source.labels(i) == Label.MOUTH)
 
     # --- parts --------------------------------------------------------------------------------------------------
     def _numbers(self, indices: Indices) -> np.ndarray:

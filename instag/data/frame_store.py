@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -232,9 +233,30 @@ class FrameStore:
                 return self._cache[i].labels
             return resize_labels(self.source.labels(i), self.size)
 
+    def stream(self, indices: Sequence[int], chunk: int) -> Iterator[list[Picture]]:
+        """Frames in this order, `chunk` of them at a time, past the cache.
+
+        Image, plate and labels are decoded by a thread each, one chunk ahead of what is handed out.
+        """
+        parts = [indices[start : start + chunk] for start in range(0, len(indices), chunk)]
+        readers = (self.source.image, self.source.plate, self.source.labels)
+        with self._lock, ThreadPoolExecutor(len(readers)) as pool:
+
+            def submit(part: Sequence[int]) -> list[Future]:
+                return [pool.submit(lambda read: [read(int(i)) for i in part], reader) for reader in readers]
+
+            ahead = submit(parts[0]) if parts else []
+            for k, part in enumerate(parts):
+                arrays = [future.result() for future in ahead]
+                ahead = submit(parts[k + 1]) if k + 1 < len(parts) else []
+                yield [self._picture(int(i), *three) for i, *three in zip(part, *arrays, strict=True)]
+
     def _load(self, i: int) -> Picture:
+        return self._picture(i, self.source.image(i), self.source.plate(i), self.source.labels(i))
+
+    def _picture(self, i: int, image: np.ndarray, plate: np.ndarray, labels: np.ndarray) -> Picture:
+        """A frame's stored parts, checked, over the plate, at the working size."""
         source = self.source
-        image, plate, labels = source.image(i), source.plate(i), source.labels(i)
         expected = (source.size, source.size)
         for name, array in (("frame", image), ("plate", plate), ("label map", labels)):
             if array.shape[:2] != expected:

@@ -11,6 +11,7 @@ import json
 import shutil
 import struct
 import tempfile
+import threading
 import weakref
 import zipfile
 from collections.abc import Callable
@@ -156,6 +157,7 @@ class PackSource:
         self.tracks = self._read_tracks(meta)
         self._scratch: Path | None = None
         self._videos: dict[str, VideoFrames] = {}
+        self._unpacking = threading.Lock()  # pictures and plates are read by a thread each
 
     # --- pictures -----------------------------------------------------------------------------------------------
     def image(self, i: int) -> np.ndarray:
@@ -267,19 +269,22 @@ class PackSource:
             raise DataError(f"{self.path}: {name} is damaged ({error}); {REMEDY}") from None
 
     def _video(self, name: str) -> VideoFrames:
-        if name not in self._videos:
-            if self._scratch is None:
-                self._scratch = Path(tempfile.mkdtemp(prefix="instag-"))
-                self._remove_scratch = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-            copy = self._scratch / name
-            try:
-                with self._archive.open(self._members[name]) as member, copy.open("wb") as file:
-                    shutil.copyfileobj(member, file, COPY_BYTES)
-            except zipfile.BadZipFile as error:
-                raise DataError(f"{self.path}: {name} is damaged ({error}); {REMEDY}") from None
-            except OSError as error:
-                raise DataError(f"{copy}: cannot be written ({error.strerror}); free space or set TMPDIR") from None
-            self._videos[name] = VideoFrames(copy, self.frames, f"{self.path}: {name}")
+        with self._unpacking:
+            return self._videos.get(name) or self._unpack(name)
+
+    def _unpack(self, name: str) -> VideoFrames:
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="instag-"))
+            self._remove_scratch = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        copy = self._scratch / name
+        try:
+            with self._archive.open(self._members[name]) as member, copy.open("wb") as file:
+                shutil.copyfileobj(member, file, COPY_BYTES)
+        except zipfile.BadZipFile as error:
+            raise DataError(f"{self.path}: {name} is damaged ({error}); {REMEDY}") from None
+        except OSError as error:
+            raise DataError(f"{copy}: cannot be written ({error.strerror}); free space or set TMPDIR") from None
+        self._videos[name] = VideoFrames(copy, self.frames, f"{self.path}: {name}")
         return self._videos[name]
 
 
