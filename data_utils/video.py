@@ -74,10 +74,16 @@ def _open(path: Path | str) -> av.container.InputContainer:
     except (OSError, av.error.FFmpegError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: not a readable video, or cut off ({reason}); export or copy it again") from None
-    if not container.streams.video:
+    if _pictures(container) is None:
         container.close()
         raise DataError(f"{path}: has no pictures, only sound; give a video file")
     return container
+
+
+def _pictures(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The first stream of moving pictures; the cover of a sound file is none."""
+    streams = (s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
+    return next(streams, None)
 
 
 def require_file(path: Path) -> None:
@@ -98,7 +104,7 @@ def require_file(path: Path) -> None:
 def probe(path: Path | str) -> ClipInfo:
     """Read the header and the first picture of a video file. Raises DataError for what is not a video."""
     with _open(path) as container:
-        video = container.streams.video[0]
+        video = _pictures(container)
         first = next(_decode(container, path), None)
         if first is None:
             raise DataError(f"{path}: no picture could be decoded; export it again as H.264 mp4")
@@ -120,7 +126,7 @@ def probe(path: Path | str) -> ClipInfo:
 
 def _decode(container: av.container.InputContainer, path: Path | str) -> Iterator[av.VideoFrame]:
     """Pictures until the end, or until the first place that cannot be decoded, which is reported."""
-    stream = container.streams.video[0]
+    stream = _pictures(container)
     stream.thread_type = "AUTO"
     try:
         for frame in container.decode(stream):
@@ -132,7 +138,7 @@ def _decode(container: av.container.InputContainer, path: Path | str) -> Iterato
 
 def _aspect(container: av.container.InputContainer) -> float:
     """Width of a stored pixel over its height, 1 where the file does not say."""
-    return float(container.streams.video[0].sample_aspect_ratio or 1)
+    return float(_pictures(container).sample_aspect_ratio or 1)
 
 
 def _upright(frame: av.VideoFrame, aspect: float, largest: int | None = None) -> np.ndarray:

@@ -21,6 +21,9 @@ AAC_FRAME = 1024  # samples
 AAC_BITS_PER_SECOND = 160_000
 # 30 % less time than `medium`, 0.7 dB below it (german20s, 512x512, 4:4:4, CRF 12: 2.1 MB for 10 s at 44.7 dB).
 X264_PRESET = "faster"
+# x264's macroblock tree reads memory that it never wrote at many widths below 256 px: the same pictures gave up to ten
+# different files. Without it a file is a fifth larger and 0.2 dB better (german20s, 512 px).
+X264_REPEATABLE = "mbtree=0"
 
 
 class VideoWriter:
@@ -74,7 +77,7 @@ class VideoWriter:
     def _open_video(self, crf: float, pixel_format: str, gop: int) -> av.VideoStream:
         stream = self._container.add_stream("libx264", rate=self.fps)
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, pixel_format
-        stream.options = {"crf": str(crf), "preset": X264_PRESET, "g": str(gop)}
+        stream.options = {"crf": str(crf), "preset": X264_PRESET, "g": str(gop), "x264-params": X264_REPEATABLE}
         stream.thread_type = "AUTO"
         context = stream.codec_context
         context.time_base = 1 / self.fps

@@ -29,7 +29,7 @@ def read_audio(path: Path | str) -> np.ndarray:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; copy or download it again")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise DataError(f"{path}: no sound track; give a file with speech, for example a .wav")
             chunks = _decode(container, path)

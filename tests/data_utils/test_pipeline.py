@@ -20,15 +20,9 @@ from instag.data_utils.split import main as split_main
 from instag.data_utils.workers import FramePool
 from instag.errors import DataError, InstagError
 from instag.media import VideoWriter
-from instag.synthetic import make_clip, read_truth
+from instag.synthetic import read_truth
 
 FRAMES, SIZE = 60, 128
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory):
-    path = tmp_path_factory.mktemp("speaker") / "speaker.mp4"
-    return make_clip(path, 3, 3, 3, FRAMES / FPS, size=256, supersampling=1, progress=False)
 
 
 @pytest.fixture(scope="session")
