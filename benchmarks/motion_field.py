@@ -111,24 +111,31 @@ def measured(call: Callable[[], object]) -> dict:
 
 
 @contextmanager
-def changed(module: object, name: str, value: object) -> Iterator[None]:
-    """A module's number, for a while."""
-    kept = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, kept)
+def changed(module: object, numbers: dict[str, object]) -> Iterator[None]:
+    """A module's numbers, for a while."""
+    kept = {name: getattr(module, name) for name in numbers}
+    for values in (numbers, kept):
+        for name, value in values.items():
+            setattr(module, name, value)
+        hash_grid.level_groups.cache_clear()
+        hash_grid.macros.cache_clear()
+        if values is numbers:
+            yield
 
 
-VARIANTS: dict[str, tuple[object, str, object]] = {
-    "as it is": (motion_head, "SLACK", motion_head.SLACK),
-    "backward: 4 warps a block": (motion_head, "WARPS", (4, 2)),
-    "backward: 2 warps a block": (motion_head, "WARPS", (2,)),
-    "forward: 8 warps a block": (motion_head, "FORWARD_WARPS", (8, 4, 2)),
-    "forward: 4 warps a block": (motion_head, "FORWARD_WARPS", (4, 2)),
-    "grid backward: 512 threads": (hash_grid, "BACKWARD_THREADS", 512),
-    "grid backward: 256 threads": (hash_grid, "BACKWARD_THREADS", 256),
+GRID_THREADS = "BACKWARD_THREADS"
+GRID_BLOCKS = "BACKWARD_BLOCKS_PER_MULTIPROCESSOR"
+TWO_GROUPS = {"PRIVATE_LIMIT": 5_200}  # entries: eight coarse levels, four fine ones
+VARIANTS: dict[str, tuple[object, dict[str, object]]] = {
+    "as it is": (motion_head, {}),
+    "backward: 4 warps a block": (motion_head, {"WARPS": (4, 2)}),
+    "backward: 2 warps a block": (motion_head, {"WARPS": (2,)}),
+    "forward: 8 warps a block": (motion_head, {"FORWARD_WARPS": (8, 4, 2)}),
+    "forward: 4 warps a block": (motion_head, {"FORWARD_WARPS": (4, 2)}),
+    "grid backward: 512 threads": (hash_grid, {GRID_THREADS: 512}),
+    "grid backward: 512 threads, 2 blocks": (hash_grid, {GRID_THREADS: 512, GRID_BLOCKS: 2}),
+    "grid backward: 2 groups": (hash_grid, TWO_GROUPS),
+    "grid backward: 2 groups, 2 blocks": (hash_grid, TWO_GROUPS | {GRID_BLOCKS: 2}),
 }
 
 
@@ -159,8 +166,8 @@ def main() -> None:
             for branch, call in rivals_calls(count, points).items():
                 note(f"{count} rivals and contrast, {branch}", points, call)
     face, conditions = fields(audio=False)["face"]
-    for name, (module, number, value) in VARIANTS.items():
-        with changed(module, number, value):
+    for name, (module, numbers) in VARIANTS.items():
+        with changed(module, numbers):
             for points in VARIANT_POINTS:
                 note(f"face, {name}", points, forward_backward(face, points, conditions))
 

@@ -15,6 +15,7 @@ from instag.kernels import modules
 
 FORWARD_THREADS = 128
 BACKWARD_THREADS = 1024
+BACKWARD_BLOCKS_PER_MULTIPROCESSOR = 1
 PRIVATE_LIMIT = 12_000  # entries of a group of levels whose gradient is summed in shared memory; 48 KB hold 12,288
 FILE = "hash_grid.cu"
 
@@ -94,7 +95,8 @@ class _HashGrid(torch.autograd.Function):
         d_table = zeros[: table.numel()].view_as(table) if needs_table else None
         d_x = zeros[len(zeros) - x.numel() :].view_as(x) if needs_x else None
         groups = len(level_groups(layout)) - 1
-        chunks = max(1, modules.multiprocessors(x.device) // (len(PLANES) * groups))
+        blocks = BACKWARD_BLOCKS_PER_MULTIPROCESSOR * modules.multiprocessors(x.device)
+        chunks = max(1, blocks // (len(PLANES) * groups))
         _module(x, layout).launch(
             "hash_grid_backward", (chunks, len(PLANES), groups), BACKWARD_THREADS,
             len(x), float(ctx.bound), x, table, d_features.contiguous(), d_table, d_x,
