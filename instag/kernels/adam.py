@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from gaussian_rasterization.cuda import loader
@@ -58,6 +60,15 @@ class FusedAdam(torch.optim.Optimizer):
         self.decoupled = decoupled
         self._rates: Tensor | None = None  # [groups, 6]
         self._tickets: Tensor | None = None  # [parameters] zeros: the kernel counts its blocks here, and sets them back
+
+    # torch wraps these two so that its compiler leaves them alone, and imports that compiler to say so: 1 to 2 s.
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's."""
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
+        inspect.unwrap(torch.optim.Optimizer.zero_grad)(self, set_to_none)
 
     @property
     def device(self) -> torch.device:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -94,3 +96,13 @@ def test_moving_average(emulated) -> None:
     average_cuda(means, values, torch.tensor(0.3))
     for mean, truth in zip(means, expected, strict=True):
         torch.testing.assert_close(mean.double(), truth, rtol=1e-6, atol=1e-6)
+
+
+def test_torch_s_compiler_is_not_imported() -> None:
+    """It takes a second or two at the start of every command; torch's own optimisers import it."""
+    pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
+    code = (
+        "import sys, torch; from instag.kernels.adam import FusedAdam\n"
+        "FusedAdam([torch.nn.Parameter(torch.zeros(3))]).zero_grad(); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
