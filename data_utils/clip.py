@@ -51,8 +51,13 @@ class WorkFiles:
         return self.root / "person.zip"
 
     @property
+    def pose(self) -> Path:
+        """`HeadTrack` by the landmarks alone, .npz."""
+        return self.root / "pose.npz"
+
+    @property
     def track(self) -> Path:
-        """`HeadTrack`, .npz."""
+        """`HeadTrack` as used, .npz."""
         return self.root / "track.npz"
 
     @property
@@ -111,7 +116,7 @@ class ClipView:
 
     @classmethod
     def open(cls, folder: SubjectFolder) -> ClipView:
-        """The clip of a subject folder after its steps `video`, `landmarks` and `pose`."""
+        """The clip of a subject folder after its steps `video`, `landmarks` and `refine_pose`."""
         work = WorkFiles(folder)
         for path in (folder.frames, work.landmarks, work.person, work.track):
             if not path.is_file():

@@ -36,6 +36,7 @@ class Job:
         size: side of the pictures in pixels. limit_seconds: how much of the clip is looked at.
         shot: number of the take to use (`shots.choose_shot`). best: seconds of the most informative part, or None.
         lag: frames by which the lips are late, to be put right. fix_lag: put right what is measured.
+        poses: "photometric" (refined on the pictures) or "landmarks" (by these alone).
         extractor, norm: audio features and their normalisation.
         manifest: subject.json. pool: processes for the pictures.
         step: name of the step that runs. version: hash of its settings and of those before it.
@@ -50,6 +51,7 @@ class Job:
     best: float | None
     lag: int | None
     fix_lag: bool
+    poses: str
     extractor: str
     norm: str
     manifest: Manifest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from instag.data_utils.manifest import file_hash
 from instag.data_utils.pictures import read_labels, write_images, write_labels, write_torso
 from instag.data_utils.pose import fit_poses
 from instag.data_utils.priors import camera_mesh, rasterize_mesh
+from instag.data_utils.refine_pose import fit_textures, refine_chunk, sample_skin
 from instag.data_utils.segmentation import fit_parser
 from instag.data_utils.torso import fit_neck
 from instag.data_utils.video import FrameReader
@@ -40,12 +42,22 @@ SHEET_FRAMES = 4  # of the contact sheet, besides the one with the mouth widest 
 # --- the steps from the poses on; those before: `ingest` --------------------------------------------------------------
 def _pose(job: Job) -> None:
     track = fit_poses(load_landmarks(job.work.landmarks), job.size)
-    save_track(job.work.track, track)
-    subject_files.write_transforms(job.folder, track, job.size)
+    save_track(job.work.pose, track)
     job.manifest.facts |= {"focal": round(track.focal, 3), "pose_rmse_px": round(track.rmse, 4)}
     if track.cuts:
         where = ", ".join(map(str, track.cuts))
         job.warn(f"the picture jumps at frame {where} (a cut, or frames lost); an uninterrupted take is better")
+
+
+def _refine_pose(job: Job) -> None:
+    track = load_track(job.work.pose)
+    if job.poses == "photometric":
+        skin = sample_skin(track.shape)
+        textures = fit_textures(FrameReader(job.folder.frames), track, skin)
+        rotation, translation = zip(*job.run_chunks(refine_chunk, track, skin, textures), strict=True)
+        track = replace(track, rotation=np.concatenate(rotation), translation_cm=np.concatenate(translation))
+    save_track(job.work.track, track)
+    subject_files.write_transforms(job.folder, track, job.size)
 
 
 def _background(job: Job) -> None:
@@ -162,10 +174,17 @@ STEPS = (
         "pose",
         ("landmarks",),
         _pose,
+        lambda job: [job.work.pose],
+    ),
+    Step(
+        "refine_pose",
+        ("pose",),
+        _refine_pose,
         lambda job: [job.work.track, *(job.folder.transforms(split) for split in subject_files.SPLITS)],
+        lambda job: {"poses": job.poses},
     ),
     Step("background", ("landmarks",), _background, lambda job: [job.work.plate, job.folder.background]),
-    Step("segmentation", ("pose", "background"), _segmentation, lambda job: _ends(job.folder.parsing, job)),
+    Step("segmentation", ("refine_pose", "background"), _segmentation, lambda job: _ends(job.folder.parsing, job)),
     Step("torso", ("segmentation",), _torso, lambda job: [job.folder.plates, *_ends(job.folder.torso, job)]),
     Step(
         "images",
@@ -177,8 +196,8 @@ STEPS = (
             *_ends(job.folder.teeth, job),
         ],
     ),
-    Step("action_units", ("pose",), _action_units, lambda job: [job.folder.action_units]),
-    Step("tracks", ("pose",), _tracks, lambda job: [job.folder.tracks]),
+    Step("action_units", ("refine_pose",), _action_units, lambda job: [job.folder.action_units]),
+    Step("tracks", ("refine_pose",), _tracks, lambda job: [job.folder.tracks]),
     Step(
         "pack",
         ("audio", "torso", "images", "action_units", "features", "tracks"),

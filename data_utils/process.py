@@ -16,7 +16,8 @@ if __name__ == "__main__":  # run as a script: the checkout is to be searched fo
 from instag.data.layout import SubjectFolder
 from instag.errors import DataError, InstagError
 
-DEFAULTS = {"size": 512, "extractor": "phone-mel", "norm": "file", "fix_lag": False}
+POSES = ("photometric", "landmarks")
+DEFAULTS = {"size": 512, "extractor": "phone-mel", "norm": "file", "fix_lag": False, "poses": POSES[0]}
 # What says which part of the clip is used and how: not remembered when the whole is made again without it.
 CHOICE = ("limit_seconds", "shot", "best", "lag", "fix_lag")
 SMALLEST_SIZE = 64
@@ -34,6 +35,7 @@ def process(
     best: float | None = None,
     lag: int | None = None,
     fix_lag: bool | None = None,
+    poses: str | None = None,
     extractor: str | None = None,
     norm: str | None = None,
     steps: Sequence[str] | None = None,
@@ -53,6 +55,7 @@ def process(
         best: use only the most informative part, of so many seconds.
         lag: frames of 25 a second by which the lips are late: the sound is put off by them (negative: brought forward).
         fix_lag: measure it and put it right where the measurement is sure.
+        poses: `photometric`, refined on the pictures, or by `landmarks` alone; default as before, else photometric.
         extractor: audio features, a name of `instag.data.audio.EXTRACTORS`; default as before, else `phone-mel`.
         norm: their normalisation, `file` or `running`; default as before, else `file`.
         steps: names of `instag.data_utils.pipeline.STEPS` to run (again) alone; None for all that are not done.
@@ -68,7 +71,7 @@ def process(
     clip, folder = Path(clip), SubjectFolder(Path(folder))
     asked = {
         **{"size": size, "limit_seconds": limit_seconds, "shot": shot, "best": best, "lag": lag, "fix_lag": fix_lag},
-        **{"extractor": extractor, "norm": norm},
+        **{"poses": poses, "extractor": extractor, "norm": norm},
     }
     _check_numbers(asked)
     with preprocessing_packages():
@@ -120,6 +123,8 @@ def _check_numbers(asked: Mapping[str, Any]) -> None:
     for name, seconds in (("limit", limit), ("best", best)):
         if seconds is not None and not seconds >= SHORTEST_LIMIT:
             raise DataError(f"{name} of {seconds} s: at least {SHORTEST_LIMIT:.0f} s of a clip are needed")
+    if asked["poses"] not in (None, *POSES):
+        raise DataError(f"poses '{asked['poses']}': no such way to find them; choose from {', '.join(POSES)}")
     if shot is not None and shot < 0:
         raise DataError(f"shot {shot}: shots are counted from 1; 0 takes the whole clip")
     if shot == 0 and best is not None:
@@ -173,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lag", type=int, help="frames by which the lips are late: put the sound off by them")
     parser.add_argument("--fix-lag", action="store_true", default=None, help="measure the lag and put it right")
     parser.add_argument("--extractor", help="audio features (default phone-mel)")
+    parser.add_argument("--poses", choices=POSES, help="refined on the pictures (default), or by landmarks alone")
     parser.add_argument("--norm", help="normalisation of the features: file (default) or running")
     parser.add_argument("--force", action="store_true", help="run done steps again")
     parser.add_argument("--workers", type=int, help="processes for the picture steps (default: one a core)")
@@ -187,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             best=options.best,
             lag=options.lag,
             fix_lag=options.fix_lag,
+            poses=options.poses,
             extractor=options.extractor,
             norm=options.norm,
             steps=options.task,

@@ -57,6 +57,8 @@ class Process:
     """Frames by which the lips are late: the sound is put off by them."""
     fix_lag: bool = False
     """Measure how late the lips are, and put it right."""
+    poses: Annotated[str | None, tyro.conf.arg(help_behavior_hint=f"{AS_BEFORE}, else photometric)")] = None
+    """How the head's pose is found: photometric (landmarks, then refined on the pictures) or landmarks (faster)."""
     audio_extractor: Annotated[str | None, tyro.conf.arg(help_behavior_hint=f"{AS_BEFORE}, else phone-mel)")] = None
     """Audio features to make."""
     overwrite: bool = False
@@ -75,6 +77,7 @@ class Process:
             best=self.best,
             lag=self.lag,
             fix_lag=self.fix_lag,
+            poses=self.poses,
             extractor=self.audio_extractor,
             force=self.overwrite,
         )

@@ -139,7 +139,8 @@ def test_one_step_alone_makes_the_later_ones_stale(subject, clip, tmp_path):
     process(clip, folder.root, steps=["action_units"])  # size and limit as before
     process(clip, folder.root, steps=["background"])
     assert {step for step, mark in marks(folder).items() if mark["done"]} == {
-        *("survey", "video", "audio", "features", "landmarks", "pose", "background", "action_units", "tracks")
+        *("survey", "video", "audio", "features", "landmarks", "pose", "refine_pose"),
+        *("background", "action_units", "tracks"),
     }
     with pytest.raises(DataError, match="'torso' needs 'segmentation'"):
         process(clip, folder.root, steps=["torso"])
