@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from instag import kernels
+
 AUDIO_FEATURES = 32
 WINDOW_FRAMES = 8
 SLOPE = 0.02  # of every LeakyReLU
@@ -65,5 +67,15 @@ class AudioEncoder(nn.Module):
 
     def forward(self, window: Tensor) -> Tensor:
         """[B, 8, D, W] (`ave`: [B, 8, 1, D]) -> [B, 32]."""
+        parameters = tuple(self.parameters())
+        if kernels.usable(window, *parameters) and not window.requires_grad:
+            from instag.kernels.audio_encoder import audio_encoder_cuda, fits  # needs the `gpu` extra
+
+            if fits(*window.shape[2:]):
+                return audio_encoder_cuda(parameters, window)
+        return self.forward_torch(window)
+
+    def forward_torch(self, window: Tensor) -> Tensor:
+        """`forward` in torch, any device."""
         frames = self.network(window.flatten(0, 1))  # [8 B, 32]
         return self.attention(frames.view(-1, WINDOW_FRAMES, AUDIO_FEATURES))

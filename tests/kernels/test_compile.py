@@ -22,7 +22,7 @@ def sources(variant: int) -> list[loader.KernelSource]:
     from gaussian_rasterization.cuda.rasterizer import kernel_source
 
     from instag.fields.encoding import REFERENCE_FACE, REFERENCE_MOUTH, grid_layout
-    from instag.kernels import hash_grid
+    from instag.kernels import audio_encoder, hash_grid
     from instag.kernels.modules import source
 
     grid = grid_layout(*(REFERENCE_FACE, REFERENCE_MOUTH)[variant % 2])
@@ -32,6 +32,7 @@ def sources(variant: int) -> list[loader.KernelSource]:
         source("l1_ssim.cu"),
         source("adam.cu"),
         source("contrast.cu"),
+        source("audio_encoder.cu", *audio_encoder.macros(*((74, 16, 32), (1024, 2, 128))[variant % 2])),
         source("hook.cu"),
         source("deform.cu"),
         source("pixels.cu"),

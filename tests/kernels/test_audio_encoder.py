@@ -1,0 +1,56 @@
+"""The audio encoder's kernels, emulated, against the torch module in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from cuda_emulation import needs_compiler
+from raster_scenes import relative_error
+
+from instag.fields.audio import AudioEncoder
+
+pytestmark = needs_compiler
+TOLERANCE = 5e-6
+
+
+def made(width: int, steps: int, windows: int) -> tuple[AudioEncoder, torch.Tensor]:
+    torch.manual_seed(0)
+    encoder = AudioEncoder(width, steps)
+    with torch.no_grad():  # frames and scores that differ, so that the softmax has a slope
+        for parameter in encoder.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(2)
+    return encoder, torch.randn(windows, 8, width, steps)
+
+
+@pytest.mark.parametrize(("width", "steps", "windows"), [(74, 16, 1), (29, 16, 3), (130, 2, 1), (5, 9, 2)])
+def test_against_torch(emulated, width, steps, windows) -> None:
+    from instag.kernels.audio_encoder import audio_encoder_cuda, fits
+
+    assert fits(width, steps)
+    encoder, window = made(width, steps, windows)
+    plain, truth = copy.deepcopy(encoder), copy.deepcopy(encoder).double()
+    output, expected = audio_encoder_cuda(tuple(encoder.parameters()), window), truth.forward_torch(window.double())
+    assert relative_error(output, expected) < TOLERANCE
+    cotangent = torch.randn(output.shape)
+    (output * cotangent).sum().backward()
+    (plain.forward_torch(window) * cotangent).sum().backward()
+    (expected * cotangent.double()).sum().backward()
+    leaves = zip(encoder.named_parameters(), plain.parameters(), truth.parameters(), strict=True)
+    for (name, mine), single, right in leaves:  # the softmax's slope is a difference: torch's float32 errs as well
+        allowed = max(TOLERANCE, 4 * relative_error(single.grad, right.grad))
+        assert relative_error(mine.grad, right.grad) < allowed < 1e-3, name
+
+
+def test_many_encoders_in_one_call(emulated) -> None:
+    from instag.kernels.audio_encoder import audio_encoder_cuda, audio_encoder_many_cuda
+
+    encoders, windows = zip(*(made(12, 16, 2) for _ in range(3)), strict=True)
+    for number, encoder in enumerate(encoders):
+        torch.nn.init.constant_(encoder.network[-1].bias, float(number))
+    together = audio_encoder_many_cuda(encoders, windows[0])
+    assert together.shape == (3, 2, 32) and not together.requires_grad
+    for encoder, one in zip(encoders, together, strict=True):
+        assert torch.equal(one, audio_encoder_cuda(tuple(encoder.parameters()), windows[0]))
