@@ -30,23 +30,24 @@ def rivals_d_mean_torch(fields: Sequence[Field], x: Tensor, window: Tensor, *dri
 
 @torch.no_grad()
 def rivals_d_mean(fields: Sequence[Field], x: Tensor, window: Tensor, *driver: Tensor) -> Tensor:
-    """`rivals_d_mean_torch`, on a GPU with one launch for all encodings and one for all networks behind them."""
+    """`rivals_d_mean_torch`, on a GPU with few launches for all: sound, encodings, networks behind them."""
     if not kernels.usable(x, window):
         return rivals_d_mean_torch(fields, x, window, *driver)
-    from instag.kernels import motion_head  # needs the `gpu` extra
+    from instag.kernels import audio_encoder, motion_head  # need the `gpu` extra
     from instag.kernels.hash_grid import encode_many_cuda
 
     first = fields[0]
     forms = {"face": motion_head.FACE.get(len(first.decoder.layers[0].weight)), "mouth": motion_head.OWN_MOUTH}
     head = forms["face" if isinstance(first, PersonalizedFaceField) else "mouth"]
-    if not motion_head.fits(x.device, first.encoding.features, head, len(window)) or not _alike(fields):
+    fits = motion_head.fits(x.device, first.encoding.features, head, len(window))
+    if not (fits and audio_encoder.fits(*window.shape[2:]) and _alike(fields)):
         return rivals_d_mean_torch(fields, x, window, *driver)
     assert head is not None
     networks = [_weights(field) for field in fields]
     tables = _addresses(tuple((field.encoding.table.data_ptr(),) for field in fields), x.device)[:, 0].contiguous()
     heads = _addresses(tuple(motion_head.pointers(weights) for weights in networks), x.device)
     features = encode_many_cuda(x.contiguous(), tables, first.encoding.layout, first.encoding.bound)
-    audio = torch.stack([field.audio(window) for field in fields])  # [k, B, 32]
+    audio = audio_encoder.audio_encoder_many_cuda([field.audio for field in fields], window)  # [k, B, 32]
     return motion_head.many_heads_d_mean(head, features, audio, driver[0] if driver else None, heads)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import torch
 from gaussian_rasterization.cuda import loader
@@ -102,7 +102,7 @@ def _addresses(encoders: Sequence[Sequence[Tensor]]) -> Tensor:
     return _table(tuple(each.data_ptr() for parameters in encoders for each in parameters), encoders[0][0].device)
 
 
-@lru_cache(maxsize=256)
+@cache  # never dropped: captured graphs point to them
 def _table(addresses: tuple[int, ...], device: torch.device) -> Tensor:
     """The addresses as a device tensor, made at the first call: a captured graph finds it there."""
     if loader.is_capturing(device):
