@@ -174,7 +174,7 @@ class FolderSource:
 
 def labels_from_colors(parsing: np.ndarray) -> np.ndarray:
     """Label map [H, W] of a parsing picture [H, W, 3]: exact colours, otherwise the nearest of LABEL_COLORS."""
-    key = parsing.astype(np.int32) @ COLOR_WEIGHTS  # [H, W]
+    key = sum(parsing[..., c].astype(np.int32) * COLOR_WEIGHTS[c] for c in range(3))  # [H, W]; no fast integer matmul
     labels = np.full(key.shape, 255, np.uint8)
     for label, color in enumerate(LABEL_COLORS.astype(np.int32) @ COLOR_WEIGHTS):
         labels[key == color] = label
