@@ -70,7 +70,7 @@ def video(job: Job) -> None:
     at = slice(shot.start, shot.stop)
     crop = square_crop(seen.landmarks[at][seen.found[at]], seen.width, seen.height, seen.bars)
     check = Check()
-    judge_pictures(check, seen, shot, job.size, chosen=job.shot is not None)
+    judge_pictures(check, seen, shot, job.size, chosen=job.shot is not None or job.best is not None)
     for finding in check.findings:
         if finding.level is Level.WARNING:
             job.warn(str(finding))
