@@ -19,7 +19,7 @@ from instag.data_utils.files import save_arrays
 from instag.data_utils.job import Job
 from instag.data_utils.landmarks import PersonSegmenter, fill_gaps
 from instag.data_utils.manifest import file_hash
-from instag.data_utils.shots import Shot, choose_shot, split_shots
+from instag.data_utils.shots import ALL_SHOTS, Shot, choose_shot, find_cuts, split_shots
 from instag.data_utils.survey import Survey, load_survey, save_survey, survey_clip
 from instag.data_utils.video import SHORTEST_CLIP, Crop, iterate_frames, probe, square_crop
 from instag.data_utils.workers import ahead
@@ -74,6 +74,9 @@ def video(job: Job) -> None:
     for finding in check.findings:
         if finding.level is Level.WARNING:
             job.warn(str(finding))
+    cuts = find_cuts(seen.change[at], seen.repeated[at]) if job.shot == ALL_SHOTS else ()
+    if cuts:
+        job.warn(f"the picture is cut at frame {', '.join(map(str, cuts))}; an uninterrupted take is better")
     frames = iterate_frames(job.clip, FPS, len(shot) / FPS, shot.start)
     with VideoWriter(job.folder.frames, FPS, job.size, crf=FRAMES_CRF, gop=KEY_FRAMES) as writer:
         write_person_masks(job.work.person, _crop_and_encode(job, frames, crop, writer, len(shot)))

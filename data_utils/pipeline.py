@@ -44,9 +44,6 @@ def _pose(job: Job) -> None:
     track = fit_poses(load_landmarks(job.work.landmarks), job.size)
     save_track(job.work.pose, track)
     job.manifest.facts |= {"focal": round(track.focal, 3), "pose_rmse_px": round(track.rmse, 4)}
-    if track.cuts:
-        where = ", ".join(map(str, track.cuts))
-        job.warn(f"the picture jumps at frame {where} (a cut, or frames lost); an uninterrupted take is better")
 
 
 def _refine_pose(job: Job) -> None:
