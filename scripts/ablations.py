@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--pretrain-size", type=int, default=None, help="px of pre-training (default: as stored)")
     how.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting; may be repeated")
     machine = out.add_argument_group("machine")
-    machine.add_argument("--gpus", type=names, default=[""], metavar="0,1", help="numbers of GPUs (default: the CPU)")
+    machine.add_argument(
+        "--gpus", type=names, default=[""], metavar="0,1", help="numbers of GPUs; without, the CPU works"
+    )
     machine.add_argument("--jobs-per-gpu", type=int, default=1)
     machine.add_argument(
         "--time-limit", type=float, default=None, metavar="S", help="stop after so many seconds; continue later"
@@ -102,6 +104,7 @@ def run(flags: argparse.Namespace, start: float) -> None:
     """Everything that the options ask for."""
     from instag.api import find_subjects
     from instag.experiments.collect import pack_results, unpack_results
+    from instag.experiments.frames import pillow
     from instag.experiments.jobs import run_job
     from instag.experiments.measure import measure_rows
     from instag.experiments.plan import Options, parse_subjects, plan, rows_of, subject_names
@@ -125,6 +128,7 @@ def run(flags: argparse.Namespace, start: float) -> None:
         pretrain_size=flags.pretrain_size,
         assignments=tuple(flags.set),
     )
+    pillow()  # what it lacks is said before hours of training
     unpack_results(flags.unpack, flags.output)
     left = 0
     if not flags.no_training:

@@ -16,7 +16,7 @@ from instag.files import atomic_path
 logger = logging.getLogger(__name__)
 PART_BYTES = 15 << 20
 MOST_PARTS = 8
-FIRST, LAST = (RESULT, CONFIG, LANDMARKS, "fields.json"), (PROFILE, FRAMES)
+FIRST, LAST = (RESULT, CONFIG, LANDMARKS), (PROFILE, FRAMES)
 
 
 def pack_results(output: Path, folder: Path) -> list[Path]:

@@ -19,7 +19,8 @@ SPEED = 9  # of 0 (slow) .. 10
 FRAME_MS = 40
 
 
-def _pillow():
+def pillow():
+    """Pillow's image module; InstagError where it cannot write AVIF."""
     from PIL import Image, features
 
     if not features.check("avif"):
@@ -29,7 +30,7 @@ def _pillow():
 
 def write_frames(path: Path, frames: Sequence[np.ndarray]) -> Path:
     """Write pictures uint8 RGB [H, W, 3] of one size, in order; returns the path."""
-    image = _pillow()
+    image = pillow()
     first, *rest = (image.fromarray(np.ascontiguousarray(frame)) for frame in frames)
     with atomic_path(path) as temporary:
         first.save(
@@ -47,7 +48,7 @@ def write_frames(path: Path, frames: Sequence[np.ndarray]) -> Path:
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:
     """The pictures of a file made by `write_frames`, uint8 RGB [H, W, 3]."""
-    image = _pillow()
+    image = pillow()
     try:
         with image.open(path) as sequence:
             for k in range(getattr(sequence, "n_frames", 1)):

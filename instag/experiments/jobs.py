@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from instag.api import adapt_subject, load_avatar, pretrain_fields
+from instag.api import adapt_subject, find_subjects, load_avatar, pretrain_fields
 from instag.avatar import Avatar
 from instag.camera import Camera
+from instag.config import Config, from_dict
 from instag.data.dataset import SubjectDataset
+from instag.experiments.fields import TRUTH, field_figures
 from instag.experiments.frames import write_frames
 from instag.files import write_json
 from instag.metrics.evaluate import check_same_conditions
@@ -56,7 +58,18 @@ def pretrain_job(payload: Mapping[str, Any], device: str) -> dict[str, Any]:
     pretrain_fields(
         Path(payload["corpus"]), folder / "run", str(folder / CONFIG), device=device, ids=payload["ids"], progress=False
     )
-    return {"train_seconds": time.perf_counter() - start}
+    seconds = time.perf_counter() - start
+    return {"train_seconds": seconds, **_made_fields(payload, device)}
+
+
+def _made_fields(payload: Mapping[str, Any], device: str) -> dict[str, float]:
+    """What the fields hold of made speakers' motion, where everybody's truth is beside them."""
+    subjects = find_subjects(Path(payload["corpus"]), payload["ids"])
+    if not all(path.with_suffix(TRUTH).is_file() for path in subjects):
+        return {}
+    model = from_dict(Config, payload["recipe"]["settings"]).model
+    checkpoint = Path(payload["folder"]) / "run" / "face.checkpoint.safetensors"
+    return field_figures(checkpoint, model, subjects, device)
 
 
 def memory_job(payload: Mapping[str, Any], device: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from instag.data.dataset import SubjectDataset
+from instag.experiments.fields import TRUTH
 from instag.experiments.frames import read_frames
 from instag.experiments.jobs import FRAMES
 from instag.experiments.plan import ADAPT, result_of
@@ -54,7 +55,7 @@ def _measure(folder: Path, result: dict[str, Any], tracks: Path, subject: Path, 
         figures = face_metrics(render, truth, dataset.world_to_camera[frames], frames)
         notes: list[str] = []
         figures |= silence_metrics(lip_opening(render), dataset, frames, notes)
-    known = subject.parent / f"{subject.stem}.truth.npz"
+    known = subject.with_suffix(TRUTH)
     if known.is_file():
         figures |= against_truth(lip_opening(render), known, frames)
     return {**figures, "notes": notes}

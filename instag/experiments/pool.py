@@ -142,7 +142,8 @@ class _Worker:
     def restart(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._work, self._gpu), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+        os.environ["CUDA_VISIBLE_DEVICES"] = self._gpu  # inherited: it counts from the process's first import on
         self._process.start()
         theirs.close()
 
@@ -157,9 +158,8 @@ class _Worker:
         self.connection.close()
 
 
-def _serve(connection: Connection, work: Work, gpu: str) -> None:
+def _serve(connection: Connection, work: Work) -> None:
     """A worker's life."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     while True:
         try:
             payload = connection.recv()
