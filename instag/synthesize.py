@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 Poses = Literal["train", "test", "all"]
 Blink = Literal["clip", "natural"]
 
-BATCH_FRAMES = 4  # rendered together
+MOST_FRAMES = 16  # rendered together: points are encoded once for all of them
+MOST_PIXELS = MOST_FRAMES * 256**2  # of these frames: bounds memory
 PROGRESS_DELAY = 2.0  # seconds before a bar appears
 BLINK_COLUMN = EXPRESSION_UNITS.index(BLINK_UNIT)
 AVATAR_NORM = "the avatar's audio norm"  # what errors call it
@@ -137,6 +138,11 @@ def drive_expression(expression: Tensor, schedule: np.ndarray, blink: Blink, see
 def choose_poses(split: Split, track_length: int, poses: Poses) -> np.ndarray:
     """Frames of the clip that make up the pose track."""
     return {"train": split.train, "test": split.test, "all": np.arange(track_length)}[poses]
+
+
+def batch_frames(size: int) -> int:
+    """How many frames of that side are rendered together on the CPU."""
+    return max(1, min(MOST_FRAMES, MOST_PIXELS // size**2))
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -266,8 +272,9 @@ def draw_frames(
     """
     graphs = graphs_for(avatar.device)
     if graphs is None:
-        for start in range(0, len(schedule), BATCH_FRAMES):
-            rows = list(range(start, min(start + BATCH_FRAMES, len(schedule))))
+        step = batch_frames(avatar.size)
+        for start in range(0, len(schedule), step):
+            rows = list(range(start, min(start + step, len(schedule))))
             indices = [int(schedule[row]) for row in rows]
             with torch.no_grad():
                 condition = avatar.condition(indices, features, rows, expression[rows])

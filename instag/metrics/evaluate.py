@@ -20,7 +20,7 @@ from instag.metrics.lpips import LPIPS, load_lpips
 from instag.metrics.report import Evaluation, write_report
 from instag.metrics.silence import SilenceTest, silence_test
 from instag.metrics.syncnet import SyncNet, load_syncnet, measure_sync
-from instag.synthesize import BATCH_FRAMES, PROGRESS_DELAY, Drivable, to_uint8
+from instag.synthesize import PROGRESS_DELAY, Drivable, batch_frames, to_uint8
 from instag.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -203,8 +203,9 @@ def render_self_driven(
     check_same_conditions(avatar, dataset)
     bar = tqdm(total=len(indices), unit="frame", desc="render", delay=PROGRESS_DELAY, disable=not progress)
     with OrderedWriter([FrameFolderWriter(folder)]) as writer, bar:
-        for start in range(0, len(indices), BATCH_FRAMES):
-            rows = np.asarray(indices[start : start + BATCH_FRAMES])
+        step = batch_frames(dataset.size)
+        for start in range(0, len(indices), step):
+            rows = np.asarray(indices[start : start + step])
             with torch.no_grad():
                 batch = dataset.batch(rows, avatar.device)
                 writer.write(to_uint8(avatar.render(batch.condition, batch.background, dilate)))
