@@ -28,7 +28,7 @@ from preprocess_speakers import SPECS, SpeakerTruth, Spec, make_speaker  # noqa:
 
 from instag.camera import CENTIMETRES_PER_UNIT  # noqa: E402
 from instag.data.layout import SubjectFolder  # noqa: E402
-from instag.data_utils.action_units import action_units  # noqa: E402
+from instag.data_utils.action_units import action_units, frontal_points  # noqa: E402
 from instag.data_utils.clip import WorkFiles, load_landmarks, load_track  # noqa: E402
 from instag.data_utils.face_mesh import face_triangles  # noqa: E402
 from instag.data_utils.face_points import (  # noqa: E402
@@ -67,10 +67,14 @@ COLUMNS = {
     "masks": tuple((name, name.replace("_", " ")) for name in MASK_FIGURES),
     "real": (
         ("reprojection_px", "reprojection px"),
-        ("texture_rms", "texture"),
-        ("texture_rms_upper", "texture upper"),
-        ("texture_rms_lower", "texture lower"),
-        *((f"{axis}_jitter", f"{axis} jitter") for axis in scores.PITCH_YAW_ROLL),
+        ("texture_rms_landmarks", "texture, landmarks' poses"),
+        ("texture_rms", "refined"),
+        ("texture_gain", "gain"),
+        *(
+            (f"{axis}_jitter{suffix}", f"{axis} jitter{title}")
+            for suffix, title in (("_landmarks", ", landmarks' poses"), ("", ""))
+            for axis in scores.PITCH_YAW_ROLL
+        ),
         ("focal_per_width", "focal / width"),
         ("label_flicker", "label flicker"),
     ),
@@ -96,11 +100,12 @@ def score_poses(folder: SubjectFolder, truth: SpeakerTruth) -> dict:
     eyes = np.linalg.norm(landmarks[:, LEFT_EYE_OUTER, :2] - landmarks[:, RIGHT_EYE_OUTER, :2], axis=1)
     result |= scores.landmark_scores(named, truth.landmarks, float(np.median(eyes)), size)
     units = action_units(landmarks, track.rotation)
-    lips = np.linalg.norm(landmarks[:, UPPER_INNER_LIP, :2] - landmarks[:, LOWER_INNER_LIP, :2], axis=1)
+    frontal = frontal_points(landmarks, track.rotation)
+    lips = frontal[:, LOWER_INNER_LIP, 1] - frontal[:, UPPER_INNER_LIP, 1]
     result |= {
         "focal_ratio": track.focal / float(truth.focal),
         "reprojection_px": track.rmse * 512 / size,
-        "opening_r": scores.correlation(lips / eyes, truth.opening_cm),
+        "opening_r": scores.correlation(lips, truth.opening_cm),
         "au25_r": scores.correlation(units["AU25"], truth.opening_cm),
         "blink_r": scores.correlation(units["AU45"], truth.blink),
         "blinks": scores.blink_counts(units["AU45"], truth.blink),
@@ -145,18 +150,19 @@ def run_real(clip: Path, options: argparse.Namespace, parts: list[str]) -> dict:
     subject = process(
         clip, folder, size=options.size, limit_seconds=options.seconds, extractor="mel", steps=steps, workers=1
     )
-    track = load_track(WorkFiles(subject).track)
-    rotation = scores.rotation_error(track.rotation, np.broadcast_to(np.eye(3), track.rotation.shape))[0]
-    result = {
-        "reprojection_px": track.rmse * 512 / options.size,
-        "focal_per_width": track.focal / options.size,
-        **dict(zip((f"{axis}_jitter" for axis in scores.PITCH_YAW_ROLL), scores.jitter(rotation), strict=True)),
-    }
-    for suffix, half in (("", None), ("_upper", "upper"), ("_lower", "lower")):
-        points = texture_points(track.shape, half)
-        result[f"texture_rms{suffix}"] = held_out_rms(sample_texture(read_all(subject.frames), track, *points))
+    work = WorkFiles(subject)
+    track, unrefined = load_track(work.track), load_track(work.pose)
+    result = {"reprojection_px": track.rmse * 512 / options.size, "focal_per_width": track.focal / options.size}
+    for suffix, poses in (("", track), ("_landmarks", unrefined)):
+        axes = scores.rotation_error(poses.rotation, np.broadcast_to(np.eye(3), poses.rotation.shape))[0]
+        names = [f"{axis}_jitter{suffix}" for axis in scores.PITCH_YAW_ROLL]
+        result |= dict(zip(names, scores.jitter(axes), strict=True))
+        for half in (None, "upper", "lower"):
+            texture = sample_texture(read_all(subject.frames), poses, *texture_points(poses.shape, half))
+            result["_".join(["texture_rms", *([half] if half else [])]) + suffix] = held_out_rms(texture)
+    result["texture_gain"] = 1 - result["texture_rms"] / result["texture_rms_landmarks"]
     if "masks" in parts:
-        result["label_flicker"] = label_flicker(np.stack([read_labels(subject, i) for i in range(len(rotation))]))
+        result["label_flicker"] = label_flicker(np.stack([read_labels(subject, i) for i in range(len(track.rotation))]))
     return {"real": {name: float(value) for name, value in result.items()}}
 
 

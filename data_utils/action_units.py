@@ -88,7 +88,7 @@ def action_units(landmarks: np.ndarray, rotation: np.ndarray) -> dict[str, np.nd
     right_lid = height(RIGHT_LOWER_LID, (RIGHT_EYE_OUTER, RIGHT_EYE_INNER))
     left_lid = height(LEFT_LOWER_LID, (LEFT_EYE_OUTER, LEFT_EYE_INNER))
     cheek = height(CHEEKS, INNER_EYES + OUTER_EYES)
-    lips = np.linalg.norm(points[:, UPPER_INNER_LIP] - points[:, LOWER_INNER_LIP], axis=1)
+    lips = height((UPPER_INNER_LIP,), (LOWER_INNER_LIP,))  # not the distance: the network's depth is the noisy part
     raw = {
         "AU01": above(inner, 40) / 0.020,
         "AU02": above(outer, 40) / 0.018,

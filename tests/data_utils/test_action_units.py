@@ -63,6 +63,10 @@ def test_each_unit_answers_to_its_movement(unit, indices, by):
     assert max(values[45:55].max() for values in others.values()) < 0.5
 
 
+def test_the_networks_depth_does_not_open_the_mouth():
+    assert measured(move([14], 2, 20))["AU25"].max() < 0.3
+
+
 def test_pose_and_size_do_not_matter():
     points = move(UPPER_LIDS, 1, 15)
     still = measured(points)
