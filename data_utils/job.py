@@ -37,6 +37,7 @@ class Job:
         shot: number of the take to use (`shots.choose_shot`). best: seconds of the most informative part, or None.
         lag: frames by which the lips are late, to be put right. fix_lag: put right what is measured.
         poses: "photometric" (refined on the pictures) or "landmarks" (by these alone).
+        parser: file of a face parsing network, or None. geometry: files of depth and normal networks.
         extractor, norm: audio features and their normalisation.
         manifest: subject.json. pool: processes for the pictures.
         step: name of the step that runs. version: hash of its settings and of those before it.
@@ -52,6 +53,8 @@ class Job:
     lag: int | None
     fix_lag: bool
     poses: str
+    parser: str | None
+    geometry: Sequence[str] | None
     extractor: str
     norm: str
     manifest: Manifest

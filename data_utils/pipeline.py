@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from instag.data.audio import get_extractor
 from instag.data.layout import FPS
-from instag.data_utils import ingest, subject_files
+from instag.data_utils import ingest, networks, subject_files
 from instag.data_utils.action_units import action_units, write_csv
 from instag.data_utils.background import fit_plate
 from instag.data_utils.clip import (
@@ -34,6 +36,8 @@ from instag.data_utils.refine_pose import fit_textures, refine_chunk, sample_ski
 from instag.data_utils.segmentation import fit_parser
 from instag.data_utils.torso import fit_neck
 from instag.data_utils.video import FrameReader
+from instag.errors import DataError
+from instag.files import atomic_path
 from instag.media import VideoWriter
 
 SHEET_FRAMES = 4  # of the contact sheet, besides the one with the mouth widest open
@@ -69,6 +73,10 @@ def _segmentation(job: Job) -> None:
     if not job.resumed:
         shutil.rmtree(job.folder.parsing(0).parent, ignore_errors=True)
     parser = fit_parser(ClipView.open(job.folder))
+    if job.parser is not None:
+        path = Path(job.parser)
+        networks.load_network(path)  # a useless file is found out here, not in the workers
+        parser = networks.NetworkParser(path, networks.read_table(path), parser)
     for _ in job.run_chunks(write_labels, parser):
         pass
 
@@ -82,6 +90,36 @@ def _torso(job: Job) -> None:
         for plates in job.run_chunks(write_torso, neck):
             for picture in plates:
                 writer.write(picture)
+
+
+def _network_files(job: Job) -> dict[str, Any]:
+    """What of the user's networks changes the label maps."""
+    if job.parser is None:
+        return {}
+    table = networks.read_table(Path(job.parser))
+    return {"parser": file_hash(Path(job.parser)), "table": None if table is None else asdict(table)}
+
+
+def _geometry(job: Job) -> None:
+    if not job.geometry:
+        return
+    files = [Path(name) for name in job.geometry]
+    frames, made = FrameReader(job.folder.frames), []
+    for path in files:
+        network = networks.load_network(path)
+        kind, _ = networks.geometry_of(network, path, frames(0))
+        made.append(kind)
+        if not job.resumed:
+            shutil.rmtree(job.folder.network_prior(kind, 0).parent.parent, ignore_errors=True)
+        for i in job.progress(range(job.count)):
+            file = job.folder.network_prior(kind, i)
+            if not file.is_file():
+                with atomic_path(file) as unfinished, unfinished.open("wb") as stream:
+                    np.save(stream, networks.geometry_of(network, path, frames(i))[1])
+    if sorted(made) != sorted(networks.GEOMETRY.values()):
+        raise DataError(
+            f"{files[0]}: with the other file gives {' and '.join(made)}; give one of depth, one of normals"
+        )
 
 
 def _images(job: Job) -> None:
@@ -181,7 +219,24 @@ STEPS = (
         lambda job: {"poses": job.poses},
     ),
     Step("background", ("landmarks",), _background, lambda job: [job.work.plate, job.folder.background]),
-    Step("segmentation", ("refine_pose", "background"), _segmentation, lambda job: _ends(job.folder.parsing, job)),
+    Step(
+        "segmentation",
+        ("refine_pose", "background"),
+        _segmentation,
+        lambda job: _ends(job.folder.parsing, job),
+        _network_files,
+    ),
+    Step(
+        "geometry",
+        ("video",),
+        _geometry,
+        lambda job: [
+            path
+            for kind in (networks.GEOMETRY.values() if job.geometry else ())
+            for path in _ends(partial(job.folder.network_prior, kind), job)
+        ],
+        lambda job: {"networks": [file_hash(Path(name)) for name in job.geometry or ()]},
+    ),
     Step("torso", ("segmentation",), _torso, lambda job: [job.folder.plates, *_ends(job.folder.torso, job)]),
     Step(
         "images",

@@ -36,6 +36,8 @@ def process(
     lag: int | None = None,
     fix_lag: bool | None = None,
     poses: str | None = None,
+    parser: Path | str | None = None,
+    geometry: Sequence[Path | str] | None = None,
     extractor: str | None = None,
     norm: str | None = None,
     steps: Sequence[str] | None = None,
@@ -56,6 +58,8 @@ def process(
         lag: frames of 25 a second by which the lips are late: the sound is put off by them (negative: brought forward).
         fix_lag: measure it and put it right where the measurement is sure.
         poses: `photometric`, refined on the pictures, or by `landmarks` alone; default as before, else photometric.
+        parser: a face parsing network to take instead of our own, .onnx or TorchScript (`networks`); default as before.
+        geometry: TorchScript networks of Sapiens' convention, one for depth and one for normals; default as before.
         extractor: audio features, a name of `instag.data.audio.EXTRACTORS`; default as before, else `phone-mel`.
         norm: their normalisation, `file` or `running`; default as before, else `file`.
         steps: names of `instag.data_utils.pipeline.STEPS` to run (again) alone; None for all that are not done.
@@ -72,6 +76,8 @@ def process(
     asked = {
         **{"size": size, "limit_seconds": limit_seconds, "shot": shot, "best": best, "lag": lag, "fix_lag": fix_lag},
         **{"poses": poses, "extractor": extractor, "norm": norm},
+        "parser": None if parser is None else str(parser),
+        "geometry": None if geometry is None else [str(path) for path in geometry],
     }
     _check_numbers(asked)
     with preprocessing_packages():
@@ -177,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--best", type=float, help="use only the most informative part, of so many seconds")
     parser.add_argument("--lag", type=int, help="frames by which the lips are late: put the sound off by them")
     parser.add_argument("--fix-lag", action="store_true", default=None, help="measure the lag and put it right")
+    parser.add_argument("--parser", type=Path, help="face parsing network of your own, .onnx or TorchScript")
+    parser.add_argument("--geometry", type=Path, nargs=2, help="depth and normal network of your own, TorchScript")
     parser.add_argument("--extractor", help="audio features (default phone-mel)")
     parser.add_argument("--poses", choices=POSES, help="refined on the pictures (default), or by landmarks alone")
     parser.add_argument("--norm", help="normalisation of the features: file (default) or running")
@@ -194,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lag=options.lag,
             fix_lag=options.fix_lag,
             poses=options.poses,
+            parser=options.parser,
+            geometry=options.geometry,
             extractor=options.extractor,
             norm=options.norm,
             steps=options.task,

@@ -61,6 +61,10 @@ class Process:
     """How the head's pose is found: photometric (landmarks, then refined on the pictures) or landmarks (faster)."""
     audio_extractor: Annotated[str | None, tyro.conf.arg(help_behavior_hint=f"{AS_BEFORE}, else phone-mel)")] = None
     """Audio features to make."""
+    parser: Annotated[Path | None, tyro.conf.arg(help_behavior_hint=f"{AS_BEFORE}, else our own)")] = None
+    """Face parsing network of your own, .onnx or TorchScript."""
+    geometry: Annotated[tuple[Path, Path] | None, tyro.conf.arg(help_behavior_hint=f"{AS_BEFORE}, else none)")] = None
+    """Depth and normal network of your own, TorchScript files of Sapiens' convention."""
     overwrite: bool = False
     """Make every step anew."""
 
@@ -78,6 +82,8 @@ class Process:
             lag=self.lag,
             fix_lag=self.fix_lag,
             poses=self.poses,
+            parser=self.parser,
+            geometry=self.geometry,
             extractor=self.audio_extractor,
             force=self.overwrite,
         )

@@ -87,6 +87,10 @@ class SubjectFolder:
         """Teeth, bool [H, W], .npy."""
         return self.root / "teeth_mask" / f"{i}.npy"
 
+    def network_prior(self, kind: str, i: int) -> Path:
+        """What a network says of frame i, `depth` or `normal`, .npy; readers take the first `sapiens_*` folder."""
+        return self.root / "sapiens" / kind / "sapiens_given" / f"{i}.npy"
+
     @property
     def background(self) -> Path:
         """Clean background plate, JPEG."""

@@ -7,11 +7,13 @@ import shutil
 import numpy as np
 import pool_jobs
 import pytest
+import torch
 from scipy.io import wavfile
 
 from instag.camera import head_pose_to_camera
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import FPS, LABEL_COLORS, SAMPLE_RATE, TRACKS, Label, SubjectFolder
+from instag.data.subject_folder import FolderSource
 from instag.data_utils import pictures, pipeline
 from instag.data_utils.clip import ClipView
 from instag.data_utils.files import read_image, write_image
@@ -140,7 +142,7 @@ def test_one_step_alone_makes_the_later_ones_stale(subject, clip, tmp_path):
     process(clip, folder.root, steps=["background"])
     assert {step for step, mark in marks(folder).items() if mark["done"]} == {
         *("survey", "video", "audio", "features", "landmarks", "pose", "refine_pose"),
-        *("background", "action_units", "tracks"),
+        *("background", "geometry", "action_units", "tracks"),
     }
     with pytest.raises(DataError, match="'torso' needs 'segmentation'"):
         process(clip, folder.root, steps=["torso"])
@@ -150,6 +152,34 @@ def test_labels_survive_their_colours(tmp_path):
     folder, labels = SubjectFolder(tmp_path), np.arange(len(Label), dtype=np.uint8).repeat(20).reshape(10, -1)
     write_image(folder.parsing(0), LABEL_COLORS[labels])
     np.testing.assert_array_equal(pictures.read_labels(folder, 0), labels)
+
+
+class Fixed(torch.nn.Module):
+    """A network that says the same of every pixel."""
+
+    def __init__(self, *channels):
+        super().__init__()
+        self.channels = torch.tensor(channels, dtype=torch.float32)
+
+    def forward(self, x):
+        return x[:, :1] * 0 + self.channels[None, :, None, None]
+
+
+def test_networks_of_the_user_take_part(subject, clip, tmp_path):
+    files = {name: tmp_path / f"{name}.pt" for name in ("parser", "depth", "normal")}
+    channels = {"parser": [0.0] * 17 + [1.0, 0.0], "depth": [2.0], "normal": [0.0, 0.6, 0.8]}
+    for name, file in files.items():
+        torch.jit.trace(Fixed(*channels[name]), torch.zeros(1, 3, 8, 8), check_trace=False).save(str(file))
+    folder = SubjectFolder(tmp_path / "anna")
+    shutil.copytree(subject.root, folder.root)
+    geometry = files["normal"], files["depth"]
+    process(clip, folder.root, parser=files["parser"], geometry=geometry, steps=["segmentation", "geometry"], workers=1)
+    assert (pictures.read_labels(folder, 3) == Label.HAIR).all()  # class 17 of CelebAMask
+    depth, normal = FolderSource(folder.root).network_prior(5)
+    assert (depth == 2).all() and normal.shape == (SIZE, SIZE, 3)
+    np.testing.assert_allclose(normal[0, 0], (0, 0.6, 0.8), atol=1e-3)
+    with pytest.raises(DataError, match="depth and depth; give one of depth, one of normals"):
+        process(clip, folder.root, geometry=(files["depth"],) * 2, steps=["geometry"], workers=1)
 
 
 def test_a_step_that_fails_is_run_again(subject, clip, tmp_path, monkeypatch):
