@@ -17,14 +17,20 @@ import logging
 import time
 from pathlib import Path
 
-from instag.cli import run_command
+from instag.errors import InstagError
+
+EXIT_USER_ERROR = 2
 
 
 def main() -> None:
     """Parse and run."""
+    start = time.monotonic()
     flags = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    run_command(lambda: run(flags, time.monotonic()))
+    try:
+        run(flags, start)
+    except InstagError as error:
+        parser().exit(EXIT_USER_ERROR, f"instag: {error}\n")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from instag.data.layout import FPS, SAMPLE_RATE
 from instag.errors import InstagError
 from instag.files import atomic_path
-from instag.media import VideoWriter
 from instag.synthetic.identity import Hair
 from instag.synthetic.landmarks import NAMES, openings
 from instag.synthetic.performance import Performance
@@ -93,6 +92,8 @@ def make_clip(
     Raises:
         InstagError: a file cannot be written, the size is odd, no frame is asked for, or hair is unknown.
     """
+    from instag.media import VideoWriter  # needs PyAV: whoever only asks for the truth does without
+
     path = Path(path_mp4)
     speaker = Speaker(identity_seed, style_seed, hair)
     performance = speaker.perform(sentence_seed, seconds, FPS)
