@@ -305,6 +305,9 @@ class DataConfig:
     """Train on the test part too (no honest test is left then)."""
     cache_mb: int = 1024
     """Host memory for decoded frames, MiB."""
+    gpu_cache_mb: int | None = None
+    """GPU memory for frames, MiB; what does not fit is streamed from a scratch file in the run's folder. None: 60 %
+    of what is free."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from instag.data.pack import PackSource
 from instag.data.resident import ConditionTracks, FaceMesh, Indices, ResidentFrames
 from instag.data.sampling import FrameStatistics
 from instag.data.split import ALL_VIEWS, Split, split_frames
+from instag.data.streamed import RING, FrameFile, StreamedFrames, rows_within
 from instag.data.subject_folder import FolderSource
 from instag.errors import DataError
 
@@ -234,20 +235,41 @@ class SubjectDataset:
             torch.from_numpy(valid[:, None]).to(device),
         )
 
-    def to_device(self, device: torch.device | str, indices: Indices) -> ResidentFrames:
-        """Upload frames `indices` as uint8, in chunks; their batches then need no host copy."""
+    def to_device(
+        self,
+        device: torch.device | str,
+        indices: Indices,
+        limit: int | None = None,
+        scratch: Path | None = None,
+    ) -> ResidentFrames:
+        """Upload frames `indices` as uint8, in chunks; their batches then need no host copy.
+
+        limit: bytes for them on the device (None: any); what does not fit is streamed (`instag.data.streamed`) from a
+        file without a name in the folder `scratch`. DataError: that folder has no room for it.
+        """
         index = self._numbers(indices)
-        shape = (len(index), self.size, self.size)
+        stay = len(index) if limit is None else rows_within(limit, self.size)
+        stay = len(index) if stay >= len(index) else max(0, stay - RING)  # the ring takes its share
+        file = FrameFile(scratch, len(index) - stay, self.size) if stay < len(index) else None
+        shape = (stay + RING if file else stay, self.size, self.size)
         image = torch.empty((*shape, 3), dtype=torch.uint8, device=device)
         plate = torch.empty_like(image)
         labels = torch.empty(shape, dtype=torch.uint8, device=device)
         for number, chunk in enumerate(self.store.stream(index, UPLOAD_FRAMES)):
-            rows = slice(number * UPLOAD_FRAMES, number * UPLOAD_FRAMES + len(chunk))
-            for target, arrays in zip((image, plate, labels), zip(*chunk, strict=True), strict=True):
-                target[rows] = torch.from_numpy(np.stack(arrays)).to(device)
-        rows = torch.from_numpy(index).to(device)
-        mesh = self._face_mesh(index, device)
-        return ResidentFrames(self._condition_tracks(device), rows, image, plate, labels, self.prior, mesh)
+            start = number * UPLOAD_FRAMES
+            here = chunk[: max(0, stay - start)]
+            if here:
+                rows = slice(start, start + len(here))
+                for target, arrays in zip((image, plate, labels), zip(*here, strict=True), strict=True):
+                    target[rows] = torch.from_numpy(np.stack(arrays)).to(device)
+            if file is not None:
+                for i, picture in enumerate(chunk[len(here) :], start + len(here) - stay):
+                    file.write(i, picture)
+        rows = torch.from_numpy(index[:stay]).to(device)
+        tracks, mesh = self._condition_tracks(device), self._face_mesh(index, device)
+        if file is None:
+            return ResidentFrames(tracks, rows, image, plate, labels, self.prior, mesh)
+        return StreamedFrames(tracks, rows, image, plate, labels, self.prior, mesh, file, index[stay:].tolist())
 
     def _count_mouth(self, i: int) -> int:
         return np.count_nonzero(self.source.labels(i) == Label.MOUTH)

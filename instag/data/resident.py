@@ -19,7 +19,7 @@ from instag.data.audio import window_table
 from instag.data.frame import Condition, FrameBatch, GeometryPrior, PictureRows, Prior
 
 PRIOR_THREADS = 8  # that draw priors on the host
-PRIOR_FRAMES = 16  # drawn on the device together
+PRIOR_FRAMES = 16  # drawn together
 PROGRESS_DELAY = 2.0  # seconds before a bar appears
 DEPTH_STEPS = 65_534  # of a frame's range of depths
 NORMAL_STEPS = 127.0  # of a component in [0, 1]
@@ -144,29 +144,33 @@ class ResidentFrames:
         geometry = self.load_priors().rows(row) if prior else None
         return self._tracks.batch(index, PictureRows(self.image, self.plate, self.labels, row), geometry)
 
+    def prepare(self, indices: Sequence[int], prior: bool = False) -> None:
+        """Have frames on the device for a step that is queued next: here they always are."""
+
     def load_priors(self, progress: bool = False) -> CompactPriors:
-        """Geometry priors of all frames, made when first asked for and then kept; on the host where there is no mesh."""
+        """Geometry priors of all rows that stay, made when first asked for and then kept; see `_put_priors`."""
         if self._priors is None:
             self._priors = CompactPriors(self.labels)
-            if self._mesh is not None and kernels.usable(self._mesh.vertices):
-                self._draw_priors(self._priors, self._mesh)
-                return self._priors
             numbers = self.index.tolist()
-            bar = tqdm(total=len(numbers), desc="priors", unit="frame", delay=PROGRESS_DELAY, disable=not progress)
-            with ThreadPoolExecutor(min(PRIOR_THREADS, os.cpu_count() or 1)) as pool, bar:
-                for row, prior in enumerate(pool.map(lambda number: self._prior([number]), numbers)):
-                    self._priors.put(row, prior)
-                    bar.update()
+            with tqdm(total=len(numbers), desc="priors", unit="frame", delay=PROGRESS_DELAY, disable=not progress) as bar:
+                for start in range(0, len(numbers), PRIOR_FRAMES):
+                    rows = slice(start, min(start + PRIOR_FRAMES, len(numbers)))
+                    self._put_priors(self._priors, rows, rows, numbers[rows])
+                    bar.update(rows.stop - rows.start)
         return self._priors
 
+    def _put_priors(self, priors: CompactPriors, rows: slice, mesh_rows: slice, numbers: Sequence[int]) -> None:
+        """Priors of some frames: drawn on the device from their mesh, or made on the host where there is none."""
+        mesh = self._mesh
+        if mesh is not None and kernels.usable(mesh.vertices):
+            from instag.kernels.mesh_prior import mesh_priors_cuda  # needs the `gpu` extra
 
-    def _draw_priors(self, priors: CompactPriors, mesh: FaceMesh) -> None:
-        from instag.kernels.mesh_prior import mesh_priors_cuda  # needs the `gpu` extra
-
-        for start in range(0, len(self), PRIOR_FRAMES):
-            rows = slice(start, start + PRIOR_FRAMES)
-            drawn = mesh_priors_cuda(mesh.vertices[rows], mesh.triangles, mesh.focal, self.labels.shape[-1])
-            priors.put_drawn(rows, *drawn)
+            drawn = mesh_priors_cuda(mesh.vertices[mesh_rows], mesh.triangles, mesh.focal, self.labels.shape[-1])
+            return priors.put_drawn(rows, *drawn)
+        with ThreadPoolExecutor(min(PRIOR_THREADS, os.cpu_count() or 1)) as pool:
+            made = pool.map(lambda number: self._prior([number]), numbers)
+            for row, prior in zip(range(rows.start, rows.stop), made, strict=True):
+                priors.put(row, prior)
 
 
 class CompactPriors:

@@ -66,6 +66,7 @@ class FuseStage:
     def plan(self, step: int) -> Plan:
         """Frames and the size of perceptual patches."""
         indices = self.sampler.next(step, self.config.frames_per_step)
+        self.subject.prepare(indices, prior=False)
         patch = None
         if self.perceptual is not None and step > self.steps - self.config.lpips_last:
             patch = draw_patch_size(self.config.lpips_patch, self.subject.dataset.size, self.generator)

@@ -13,7 +13,7 @@ from torch import nn
 from instag.avatar import save_avatar
 from instag.build import build_face_motion, build_head, build_mouth_motion, build_personal
 from instag.camera import scene_extent
-from instag.config import Config, TrainingConfig, to_dict
+from instag.config import Config, DataConfig, TrainingConfig, to_dict
 from instag.data.dataset import SubjectDataset
 from instag.data.split import Split
 from instag.fields.structure import GaussianField
@@ -31,6 +31,7 @@ from instag.version import __version__
 
 AVATAR = "avatar.safetensors"
 UNIVERSAL = "universal.safetensors"
+FRAMES_SHARE = 0.6  # of the free memory of an accelerator
 
 
 def adapt(
@@ -77,7 +78,7 @@ def adapt(
     if universal is not None:
         universal.load_into(head)
     head.to(device)
-    subject = training_subject(dataset, split.train, training, device)
+    subject = training_subject(dataset, split.train, training, device, frame_memory(device, config.data), folder)
     perceptual = load_lpips(device)
     origin = None if universal is None else dict(universal.provenance)
     identity = {
@@ -116,7 +117,8 @@ def pretrain(
     write_json(folder / "config.json", to_dict(config))
     used = [np.arange(min(len(dataset), settings.max_frames)) for dataset in datasets]
     pairs = list(zip(datasets, used, strict=True))
-    subjects = [training_subject(dataset, indices, training, device) for dataset, indices in pairs]
+    share = frame_memory(device, config.data) // len(pairs)
+    subjects = [training_subject(dataset, indices, training, device, share, folder) for dataset, indices in pairs]
     identity = {
         "configuration": to_dict(config),
         "subjects": {dataset.id: len(indices) for dataset, indices in pairs},
@@ -170,8 +172,28 @@ def _train(stage: Stage, folder: Path, identity: dict, training: TrainingConfig,
     train(stage, folder, identity, training.log_interval, training.checkpoint_interval, progress, training.graph)
 
 
-def training_subject(dataset: SubjectDataset, indices: np.ndarray, training: TrainingConfig, device: str) -> Subject:
-    """A subject's training frames; on an accelerator they are uploaded once, as uint8."""
+def frame_memory(device: str, data: DataConfig) -> int:
+    """Bytes of an accelerator's memory that frames may take; 0 on the CPU, where none are uploaded."""
+    if device == "cpu":
+        return 0
+    if data.gpu_cache_mb is not None:
+        return data.gpu_cache_mb << 20
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return int(FRAMES_SHARE * free)
+
+
+def training_subject(
+    dataset: SubjectDataset,
+    indices: np.ndarray,
+    training: TrainingConfig,
+    device: str,
+    memory: int | None = None,
+    scratch: Path | None = None,
+) -> Subject:
+    """A subject's training frames; on an accelerator they are uploaded once, as uint8, in `memory` bytes (None: any).
+
+    What does not fit is streamed from a file in the folder `scratch`.
+    """
     extent = scene_extent(dataset.world_to_camera[indices], training.extent_floor)
-    resident = None if device == "cpu" else dataset.to_device(device, indices)
+    resident = None if device == "cpu" else dataset.to_device(device, indices, memory, scratch)
     return Subject(dataset, indices, extent, resident)

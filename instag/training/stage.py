@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +46,11 @@ class Subject:
     indices: np.ndarray
     extent: float
     resident: ResidentFrames | None = None
+
+    def prepare(self, indices: Sequence[int], prior: bool) -> None:
+        """Have frames, and their priors where asked, on the device for a step that is queued next."""
+        if self.resident is not None:
+            self.resident.prepare(indices, prior)
 
     def batch(self, index: Tensor, prior: bool) -> FrameBatch:
         """Frames by their numbers [B], on the numbers' device."""
@@ -199,10 +204,11 @@ class BranchStage:
 
     # --- the loop's calls ---------------------------------------------------------------------------------------
     def plan(self, step: int) -> Plan:
-        """Everything random and everything that depends on the step; sets the optimisers' rates."""
+        """Everything random and everything that depends on the step; sets the optimisers' rates, fetches the frames."""
         indices = self.sampler.next(step, self.config.frames_per_step)
         rank = self.hook_rank()
         plan = Plan(indices, rank, self.choose(step))
+        self.subject.prepare(indices, plan.choice.prior)
         gaussians, fields = self.rates(step)
         self.gaussians.set_rates(gaussians)
         self.fields.set_rates(fields)

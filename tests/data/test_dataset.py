@@ -9,6 +9,7 @@ from instag.data.dataset import SubjectDataset, inner_lip_heights, lip_rectangle
 from instag.data.frame_store import VideoFrames
 from instag.data.layout import EXPRESSION_UNITS, LABEL_COLORS, Label, SubjectFolder
 from instag.data.subject_folder import labels_from_colors, lay_over
+from instag.data.streamed import RING, FrameFile
 from instag.errors import DataError
 
 MADE_FRAMES, MADE_SIZE = 60, 64  # of the fixture `made_subject`
@@ -251,6 +252,32 @@ def test_resident_frames_give_the_same_batches(dataset, device):
     assert len(resident) == 30 and resident.image.dtype == torch.uint8
     with pytest.raises(IndexError, match="frame 5"):
         resident.batch([12, 5])
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize("stay", [0, 14])
+def test_streamed_frames_give_the_same_batches(dataset, tmp_path, device, stay):
+    everything = dataset.to_device(device, range(5, 60))
+    streamed = dataset.to_device(device, range(5, 60), (stay + RING) * 13 * MADE_SIZE**2, tmp_path)
+    assert len(streamed) == stay and len(streamed.image) == stay + RING
+    assert not list(tmp_path.iterdir())  # the scratch file has no name
+    draw = np.random.default_rng(0)
+    for step in range(60):
+        frames = draw.integers(5, 60, 3).tolist()
+        streamed.prepare(frames, prior=step % 2 == 1)
+        here, there = (each.batch(frames, prior=step % 2 == 1) for each in (streamed, everything))
+        for name in ("index", "image", "background", "labels", "lip_rectangle"):
+            assert torch.equal(getattr(here, name), getattr(there, name)), name
+        if here.prior is not None:
+            for name in ("depth", "normal", "valid"):
+                assert torch.equal(getattr(here.prior, name), getattr(there.prior, name)), name
+    with pytest.raises(DataError, match="frames_per_step"):
+        streamed.prepare(range(25, 25 + RING + 1))
+
+
+def test_a_scratch_folder_without_room_is_named(tmp_path):
+    with pytest.raises(DataError, match="need .* MiB there"):
+        FrameFile(tmp_path, 10**9, 512)
 
 
 @pytest.mark.parametrize("indices", [[-1], [MADE_FRAMES]])
