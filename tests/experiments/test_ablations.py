@@ -1,0 +1,184 @@
+"""The ablations: rows, jobs, their pool, packing, the report, and the measure of shared motion and style."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from instag.config import Config, load_config
+from instag.errors import InstagError
+from instag.experiments import collect, fields, report
+from instag.experiments.frames import read_frames, write_frames
+from instag.experiments.jobs import run_job, yaw_rotation
+from instag.experiments.paper import METRICS, TABLES
+from instag.experiments.plan import Options, parse_subjects, plan, rows_of
+from instag.experiments.pool import Job, run_jobs
+from instag.experiments.rows import MEMORY_ROWS, ROWS, VARIANTS, adaptation, pretraining
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+def test_every_line_of_the_paper_has_a_row_that_can_be_configured():
+    for table in TABLES:
+        for line in table.lines:
+            assert line.row in ROWS or line.row in MEMORY_ROWS, line
+            assert set(line.figures) <= set(METRICS)
+    base = load_config("adapt_fast")
+    made = {name: adaptation(base, row, 3, 125, whole=False) for name, row in ROWS.items()}
+    assert all(config.training.seed == 3 for config in made.values())
+    assert made["prior_on"].training.face.prior_from == 1250 and made["prior_off"].training.face.prior_from is None
+    assert made["long"].data.n_views == -1 and made["full"].data.n_views == 125
+    assert {row.variant for row in ROWS.values()} - {None} <= set(VARIANTS)
+
+
+def test_pretraining_takes_as_many_steps_as_asked_for_whatever_the_number_of_videos():
+    from instag.training.pretrain import scaled_config
+
+    for videos in (3, 15):
+        config = pretraining(Config(), "no_contrast", 0, 30_000, videos)
+        scaled = scaled_config(config.pretrain, videos)
+        assert scaled.face.iterations == scaled.mouth.iterations == 30_000 and scaled.contrast == 0
+        assert scaled.face.static_steps == 1000 and scaled.late_steps == 10_000
+    published = scaled_config(pretraining(Config(), "full", 0, None, 3).pretrain, 3)
+    assert published.face.iterations == 90_000
+
+
+def test_a_wrong_name_lists_the_right_ones():
+    with pytest.raises(InstagError, match="--rows fool: choose of full"):
+        rows_of([], ["fool"], [5.0])
+    with pytest.raises(InstagError, match="--tables 4: choose of 2, 5"):
+        rows_of([4], [], [5.0])
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def options(made_subject, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in ("anna", "bert", "carl"):
+        (corpus / name).symlink_to(made_subject)
+    return Options(
+        corpus, tmp_path / "out", ("anna", "bert"), {"carl": "carl"}, rows_of([], ["full", "scratch"], [1.0])
+    )
+
+
+def test_rows_share_a_pretraining_and_are_not_made_twice(options):
+    jobs = plan(options)
+    assert [job.name for job in jobs] == ["pretrain/full-s0", "rows/carl-full-1s-s0", "rows/carl-scratch-1s-s0"]
+    assert jobs[1].needs == ("pretrain/full-s0",) and jobs[2].needs == ()
+    path = options.output / "rows" / "carl-scratch-1s-s0" / "result.json"
+    path.write_text(json.dumps({"recipe": jobs[2].payload["recipe"]}))
+    assert [job.name for job in plan(options)] == [job.name for job in jobs[:2]]
+    path.write_text(json.dumps({"recipe": {**jobs[2].payload["recipe"], "seconds": 2.0}}))
+    with pytest.raises(InstagError, match="was made with other settings"):
+        plan(options)
+
+
+def test_another_take_is_tested_whole_and_the_first_is_trained_whole():
+    assert parse_subjects(["a", "b=c"]) == {"a": "a", "b": "c"}
+    assert adaptation(Config(), ROWS["full"], 0, 125, whole=True).data.all_for_train
+
+
+def test_a_failed_job_stops_only_what_needs_it(tmp_path):
+    payload = {"kind": "nonsense", "folder": str(tmp_path / "a"), "recipe": {}}
+    jobs = [Job("a", "x", payload), Job("b", "x", payload, needs=("a",))]
+    outcome = run_jobs(jobs, run_job, [""])
+    assert "KeyError" in outcome.failed["a"] and outcome.left == ["b"] and not outcome.done
+    assert "nonsense" in (tmp_path / "a" / "job.log").read_text()
+
+
+def test_jobs_run_in_order_and_none_starts_that_would_end_too_late(tmp_path):
+    jobs = [Job(name, "x", {"folder": str(tmp_path / name)}, needs) for name, needs in
+            (("late", ("first",)), ("first", ()), ("other", ()))]  # fmt: skip
+    outcome = run_jobs(jobs, json.dumps, [""])
+    assert list(outcome.done) == ["first", "late", "other"] and not outcome.left
+    times = iter([0.0] * 2 + [5.0] * 50)  # the first takes 5 s, and 4 are left
+    outcome = run_jobs(jobs, json.dumps, [""], deadline=9.0, clock=lambda: next(times))
+    assert list(outcome.done) == ["first"] and sorted(outcome.left) == ["late", "other"]
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+def test_frames_come_back(tmp_path):
+    ramp = np.linspace(0, 255, 64)
+    frames = [np.stack(np.broadcast_arrays(ramp[:, None], ramp, 40 * k), 2).astype(np.uint8) for k in range(4)]
+    back = list(read_frames(write_frames(tmp_path / "f.avif", frames)))
+    assert len(back) == 4
+    for a, b in zip(frames, back, strict=True):
+        assert np.abs(a.astype(int) - b).mean() < 4
+
+
+def test_packed_results_come_back_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "PART_BYTES", 3000)
+    for k in range(4):
+        folder = tmp_path / "out" / "rows" / f"r{k}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("{}")
+        (folder / "frames.avif").write_bytes(bytes(1000))
+        (folder / "secret.txt").write_text("stays")
+    parts = collect.pack_results(tmp_path / "out", tmp_path)
+    assert len(parts) > 1 and all(part.stat().st_size <= 3000 for part in parts)
+    collect.unpack_results(parts, tmp_path / "back")
+    assert len(list((tmp_path / "back").glob("rows/*/frames.avif"))) == 4
+    assert not list((tmp_path / "back").rglob("secret.txt"))
+
+
+# --- report -------------------------------------------------------------------------------------------------------
+def write_row(output, row, seed, **figures):
+    folder = output / "rows" / f"anna-{row}-5s-s{seed}"
+    folder.mkdir(parents=True)
+    recipe = {"row": row, "subject": "anna", "test": "anna", "seconds": 5.0, "seed": seed}
+    (folder / "result.json").write_text(json.dumps({"recipe": recipe, "device": "cpu", **figures}))
+
+
+def test_the_report_judges_directions_with_spread(tmp_path):
+    for seed in (0, 1):
+        write_row(tmp_path, "full", seed, psnr=30.0 + 0.1 * seed, lmd=3.0)
+        write_row(tmp_path, "no_hook", seed, psnr=30.02 + 0.1 * seed, lmd=3.5)
+        write_row(tmp_path, "single_branch", seed, psnr=31.0 + 0.1 * seed, lmd=3.2)
+    text = report.write_report(tmp_path).read_text()
+    table = text.split("## Table 6")[1].split("##")[0]
+    assert "| two branches, no hook | 2 | 30.07 +- 0.07 | 28.69 |" in table
+    assert "PSNR within spread; LMD agrees" in table and "PSNR disagrees; LMD agrees" in table
+    assert (tmp_path / "table6.svg").read_text().startswith("<svg")
+
+
+# --- made speakers ------------------------------------------------------------------------------------------------
+def test_shared_motion_and_style_sum_to_the_clip_s_own(tmp_path):
+    from instag.synthetic import Speaker
+    from instag.synthetic.landmarks import NAMES, head_landmarks
+
+    truth = {"seeds": np.array([4, 7, 1]), "landmarks": np.zeros((50, len(NAMES), 3))}
+    shared, style = fields.made_motions(truth)
+    speaker = Speaker(4, 7)
+    pose = speaker.perform(1, 50 / 25).articulation.at(40)
+    points = head_landmarks(speaker.rig, speaker.landmark_vertices, speaker.rig.deform(pose), pose) / 100
+    expected = points[[NAMES.index(name) for name in fields.LIPS]]
+    np.testing.assert_allclose((shared + style)[40], expected, atol=1e-9)
+    assert np.abs(style).max() > 1e-4
+
+
+def test_a_field_holds_what_it_is_up_to_one_gain():
+    random = np.random.default_rng(0)
+    shared = [random.normal(size=(200, 5, 3)) for _ in range(3)]
+    gains = (0.7, 1.0, 1.3)
+    style = [(gain - 1) * part for gain, part in zip(gains, shared, strict=True)]
+    assert fields.holds([2 * part + 7 for part in shared], shared) == pytest.approx(1)
+    assert abs(fields.holds(shared, style)) < 0.05  # one gain for all: the shared motion cannot pass for style
+    assert fields.holds(style, style) == pytest.approx(1)
+    assert fields.holds([random.normal(size=(200, 5, 3)) for _ in range(3)], shared) < 0.01
+
+
+def test_similarity_is_found():
+    points = np.random.default_rng(1).normal(size=(20, 3))
+    turn = yaw_rotation(20)[:3, :3]
+    scale, found = fields.similarity(points, 1.7 * points @ turn.T + 3)
+    assert scale == pytest.approx(1.7)
+    np.testing.assert_allclose(found, turn, atol=1e-9)
+
+
+def test_neighbours_are_the_visible_gaussians_next_to_a_point():
+    means = torch.cat([torch.zeros(5, 3), torch.ones(30, 3)])
+    opacity = torch.full((35, 1), 3.0)
+    opacity[:5] = -9
+    near = fields.neighbours({"means": means, "opacities_raw": opacity}, np.zeros((1, 3)))
+    assert near.shape == (1, fields.NEIGHBOURS, 3) and near.min() == 1
