@@ -140,5 +140,5 @@ def explain(best: Window, first: Window) -> str:
     span = f"seconds {best.shot.start / FPS:.1f}-{best.shot.stop / FPS:.1f} taken: {told(best)}"
     if best.shot == first.shot:
         return span
-    rest = f"the first {first.shot.seconds:.0f} s: {told(first)}, score {first.score:.2f}"
+    rest = f"the first {first.shot.seconds:.0f} s without a cut: {told(first)}, score {first.score:.2f}"
     return f"{span}, score {best.score:.2f}; {rest}"

@@ -98,7 +98,8 @@ def _look(frames: Iterable[np.ndarray], focus: Focus, info: ClipInfo) -> Survey:
     repeated = change < SAME_PICTURE
     repeated[0] = False
     bars = tuple(int(round(n * max(info.width, info.height) / THUMBNAIL)) for n in find_bars(brightest))
-    landmarks = np.stack(points) * np.float32(scale)
+    landmarks = np.stack(points)
+    landmarks *= np.float32(scale)
     return Survey(landmarks, change, repeated, sharpness, brightness, bars, focus.faces, info.width, info.height)
 
 

@@ -34,8 +34,8 @@ def take(clip):
 
 @pytest.fixture
 def ingest(tmp_path, monkeypatch):
-    """`process` up to the poses; returns the folder, warnings included."""
-    steps = tuple(step for step in pipeline.STEPS if step.name in ("survey", "video", "audio", "landmarks", "pose"))
+    """`process` up to the landmarks; returns the folder."""
+    steps = tuple(step for step in pipeline.STEPS if step.name in ("survey", "video", "audio", "landmarks"))
     monkeypatch.setattr(pipeline, "STEPS", steps)
 
     def run(path, **options):
