@@ -1,13 +1,24 @@
-"""How the benchmarks measure: medians of CUDA-event intervals, captured graphs, time per kernel, what ran where."""
+"""How the benchmarks measure and report: medians of CUDA-event intervals, captured graphs, time per kernel, what ran
+where; parts one after the other, one JSON, readable tables. Importing it makes the program importable without
+installation, and the helpers of `tests/kernels` with it.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import statistics
 import sys
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(path) for path in (ROOT, *sorted((ROOT / "submodules").iterdir()), ROOT / "tests/kernels")]
 
 BATCHES, CALLS = 20, 20  # a time is the median over 20 intervals of 20 calls
 WARM_UP = 5
@@ -97,3 +108,53 @@ def environment() -> dict:
             "cuda": torch.version.cuda,
         }
     return result
+
+
+def run_parts(description: str, parts: Mapping[str, Callable[[], dict]]) -> None:
+    """A benchmark's command: `--parts`, `--out`; JSON on stdout, a table a part on stderr.
+
+    An error is its part's result ("error": last lines of its traceback) and hides no other.
+    """
+    program = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(parts), help="comma-separated subset")
+    parser.add_argument("--out", type=Path, help="write the JSON here as well")
+    options = parser.parse_args()
+    wanted = options.parts.split(",")
+    if unknown := set(wanted) - set(parts):
+        raise SystemExit(f"{program}: no part {sorted(unknown)[0]!r}; there are {', '.join(parts)}")
+    if not torch.cuda.is_available():
+        raise SystemExit(f"{program}: torch sees no CUDA device; run it on a machine with one")
+    result: dict = {"environment": environment()}
+    for name in wanted:
+        start = time.perf_counter()
+        try:
+            torch.cuda.synchronize()
+            result[name] = parts[name]()
+        except Exception:
+            result[name] = {"error": traceback.format_exc().strip().splitlines()[-6:]}
+        print(f"\n{name} ({time.perf_counter() - start:.1f} s)\n{table(result[name])}", file=sys.stderr, flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+def table(entries: Mapping[str, object]) -> str:
+    """Markdown: a row an entry, a column each number in it; of a list of kernels the sum and the launches."""
+    rows = {name: _cells(entry if isinstance(entry, Mapping) else {"": entry}) for name, entry in entries.items()}
+    columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(cells.get(c, "") for c in columns) + " |" for name, cells in rows.items()]
+    return "\n".join(lines)
+
+
+def _cells(entry: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    cells: dict[str, str] = {}
+    for name, value in entry.items():
+        if name.startswith("kernels_us") and isinstance(value, Mapping):
+            cells[f"{prefix}kernels us"], cells[f"{prefix}launches"] = f"{value['sum']:g}", f"{value['launches']:g}"
+        elif isinstance(value, Mapping):
+            cells |= _cells(value, f"{prefix}{name} ")
+        else:
+            cells[f"{prefix}{name}".strip()] = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return cells
