@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cuda_emulation import emulated  # noqa: F401
+from cuda_emulation import emulated, kernel_device  # noqa: F401

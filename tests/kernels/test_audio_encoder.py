@@ -15,26 +15,26 @@ pytestmark = needs_compiler
 TOLERANCE = 5e-6
 
 
-def made(width: int, steps: int, windows: int) -> tuple[AudioEncoder, torch.Tensor]:
+def made(width: int, steps: int, windows: int, device: torch.device) -> tuple[AudioEncoder, torch.Tensor]:
     torch.manual_seed(0)
     encoder = AudioEncoder(width, steps)
     with torch.no_grad():  # frames and scores that differ, so that the softmax has a slope
         for parameter in encoder.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(2)
-    return encoder, torch.randn(windows, 8, width, steps)
+    return encoder.to(device), torch.randn(windows, 8, width, steps).to(device)
 
 
 @pytest.mark.parametrize(("width", "steps", "windows"), [(74, 16, 1), (29, 16, 3), (130, 2, 1), (5, 9, 2)])
-def test_against_torch(emulated, width, steps, windows) -> None:
+def test_against_torch(kernel_device, width, steps, windows) -> None:
     from instag.kernels.audio_encoder import audio_encoder_cuda, fits
 
     assert fits(width, steps)
-    encoder, window = made(width, steps, windows)
+    encoder, window = made(width, steps, windows, kernel_device)
     plain, truth = copy.deepcopy(encoder), copy.deepcopy(encoder).double()
     output, expected = audio_encoder_cuda(tuple(encoder.parameters()), window), truth.forward_torch(window.double())
     assert relative_error(output, expected) < TOLERANCE
-    cotangent = torch.randn(output.shape)
+    cotangent = torch.randn(output.shape).to(kernel_device)
     (output * cotangent).sum().backward()
     (plain.forward_torch(window) * cotangent).sum().backward()
     (expected * cotangent.double()).sum().backward()
@@ -44,10 +44,10 @@ def test_against_torch(emulated, width, steps, windows) -> None:
         assert relative_error(mine.grad, right.grad) < allowed < 1e-3, name
 
 
-def test_many_encoders_in_one_call(emulated) -> None:
+def test_many_encoders_in_one_call(kernel_device) -> None:
     from instag.kernels.audio_encoder import audio_encoder_cuda, audio_encoder_many_cuda
 
-    encoders, windows = zip(*(made(12, 16, 2) for _ in range(3)), strict=True)
+    encoders, windows = zip(*(made(12, 16, 2, kernel_device) for _ in range(3)), strict=True)
     for number, encoder in enumerate(encoders):
         torch.nn.init.constant_(encoder.network[-1].bias, float(number))
     together = audio_encoder_many_cuda(encoders, windows[0])

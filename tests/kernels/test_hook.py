@@ -29,9 +29,9 @@ def made(kind: str, frames: int, gaussians: int) -> torch.Tensor:
     [("normal", 2, 2500), ("ties", 1, 1500), ("rest", 1, 1100), ("one sided", 1, 1024), ("normal", 1, 7),
      ("one column", 1, 61500)],
 )  # fmt: skip
-def test_equals_torch(emulated, kind, frames, gaussians) -> None:
+def test_equals_torch(kernel_device, kind, frames, gaussians) -> None:
     from instag.kernels.hook import hook_cuda
 
-    d_mean = made(kind, frames, gaussians)
-    for rank in (1, 10, torch.tensor([50])):
+    d_mean = made(kind, frames, gaussians).to(kernel_device)
+    for rank in (1, 10, torch.tensor([50], device=kernel_device)):
         assert torch.equal(hook_cuda(d_mean, rank, VERTICAL, HOOK_UNIT), hook_torch(d_mean, rank)), (kind, rank)

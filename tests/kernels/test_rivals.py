@@ -17,15 +17,6 @@ pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is n
 pytestmark = needs_compiler
 TOLERANCE = 5e-6
 WIDTH, STEPS = 6, 2
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
-
-
-@pytest.fixture(params=DEVICES)
-def device(request, monkeypatch) -> torch.device:
-    """The GPU, or the CPU with the kernels emulated."""
-    if request.param == "cpu":
-        request.getfixturevalue("emulated")
-    return torch.device(request.param)
 
 
 def made(branch: str, count: int, frames: int, device: torch.device):
@@ -46,8 +37,8 @@ def exact(fields, x, window, driver):
 
 
 @pytest.mark.parametrize(("branch", "frames"), [("face", 1), ("face", 2), ("mouth", 2)])
-def test_many_fields_as_one(device, monkeypatch, branch, frames) -> None:
-    fields, x, window, driver = made(branch, 3, frames, device)
+def test_many_fields_as_one(kernel_device, monkeypatch, branch, frames) -> None:
+    fields, x, window, driver = made(branch, 3, frames, kernel_device)
     truth = exact(fields, x, window, driver)
     monkeypatch.setattr(rivals.kernels, "usable", lambda *tensors: tensors[0].dtype == torch.float32)
     d_mean = rivals.rivals_d_mean(fields, x, window, *driver)
@@ -55,8 +46,8 @@ def test_many_fields_as_one(device, monkeypatch, branch, frames) -> None:
     assert relative_error(d_mean, truth) < TOLERANCE
 
 
-def test_sees_what_an_optimiser_writes(device, monkeypatch) -> None:
-    fields, x, window, driver = made("face", 2, 1, device)
+def test_sees_what_an_optimiser_writes(kernel_device, monkeypatch) -> None:
+    fields, x, window, driver = made("face", 2, 1, kernel_device)
     monkeypatch.setattr(rivals.kernels, "usable", lambda *tensors: tensors[0].dtype == torch.float32)
     before = rivals.rivals_d_mean(fields, x, window, *driver)
     with torch.no_grad():
@@ -65,15 +56,15 @@ def test_sees_what_an_optimiser_writes(device, monkeypatch) -> None:
     assert torch.equal(before[0], after[0]) and torch.allclose(2 * before[1], after[1])
 
 
-def test_contrast(device, monkeypatch) -> None:
+def test_contrast(kernel_device, monkeypatch) -> None:
     generator = torch.Generator().manual_seed(0)
     d_mean, others = torch.randn(2, 300, 3, generator=generator), torch.randn(4, 2, 300, 3, generator=generator)
-    ours = d_mean.clone().to(device).requires_grad_()
-    truth = d_mean.detach().double().to(device).requires_grad_()
-    expected = 3 * losses.negative_contrast(truth, others.double().to(device))
+    ours = d_mean.clone().to(kernel_device).requires_grad_()
+    truth = d_mean.detach().double().to(kernel_device).requires_grad_()
+    expected = 3 * losses.negative_contrast(truth, others.double().to(kernel_device))
     expected.backward()
     monkeypatch.setattr(rivals.kernels, "usable", lambda *tensors: True)
-    loss = 3 * rivals.contrast(ours, others.to(device))
+    loss = 3 * rivals.contrast(ours, others.to(kernel_device))
     loss.backward()
     assert relative_error(loss, expected) < TOLERANCE
     assert relative_error(ours.grad, truth.grad) < TOLERANCE
