@@ -12,7 +12,7 @@ import numpy as np
 
 from instag.data.layout import Label
 from instag.data_utils.head_plane import HeadPlane
-from instag.data_utils.image_ops import box, component_filter, scaled_px
+from instag.data_utils.image_ops import box, coarse_component_filter, scaled_px
 
 # Lengths at 512 px.
 NECK_REACH_PX = 53  # how far the neck continues upwards behind the head
@@ -94,7 +94,7 @@ def torso_layer(
     """
     size = len(frame)
     body = (labels == Label.NECK) | (labels == Label.TORSO)
-    body &= ~component_filter(body, lambda _, areas: areas >= LEAST_PIECE_PX * (size / 512) ** 2)
+    body &= ~coarse_component_filter(body, lambda _, areas: areas >= LEAST_PIECE_PX * (size / 512) ** 2)
     background = labels == Label.BACKGROUND
     head = ~body & ~background
     clean = body & (cv2.dilate(head.astype(np.uint8), box(scaled_px(MARGIN_PX, size))) == 0)
