@@ -36,13 +36,18 @@ def tidy(posterior: np.ndarray, person: np.ndarray, nose: np.ndarray) -> np.ndar
     wrong = _impossible(labels, nose)
     if not wrong.any():
         return posterior
-    posterior = posterior.copy()
-    posterior[wrong, labels[wrong]] = 0
-    second = np.where(wrong & (posterior.max(-1) > SECOND_BEST), posterior.argmax(-1).astype(np.int16), labels)
+    at = np.nonzero(wrong)
+    rest = posterior[at]  # [K, 4]
+    rest[np.arange(len(rest)), labels[at]] = 0
+    likely = rest.max(1)
+    second = labels.copy()
+    second[at] = np.where(likely > SECOND_BEST, rest.argmax(1), labels[at])
     wrong &= (second == labels) | _impossible(second, nose)
+    posterior = posterior.copy()
+    posterior[at] = rest / np.maximum(rest.sum(1, keepdims=True), 1e-6)
     nearest = fill_from_nearest(second, wrong | ~person)
     posterior[wrong] = np.eye(len(CLASSES), dtype=np.float32)[np.maximum(nearest[wrong], 0)]
-    return posterior / np.maximum(posterior.sum(-1, keepdims=True), 1e-6)
+    return posterior
 
 
 def _impossible(labels: np.ndarray, nose: np.ndarray) -> np.ndarray:
