@@ -145,7 +145,7 @@ class Adapt:
     audio_extractor: PresetName = None
     """Audio features that drive the head."""
     long: bool = False
-    """Settings for minutes of video instead of seconds."""
+    """Settings for minutes of video instead of seconds (METHOD.md section 6: instag.config.LONG_MODE)."""
     size: PresetNumber = None
     """Train on pictures of this side, px."""
     device: str = "auto"
@@ -162,13 +162,13 @@ class Adapt:
     def run(self) -> None:
         """Adapt."""
         from instag.api import adapt_subject
+        from instag.config import LONG_MODE
 
         flags = {
             "data.n_views": self.n_views,
             "data.all_for_train": self.all_for_train or None,
             "data.size": self.size,
             "model.extractor": self.audio_extractor,
-            "training.long": self.long or None,
             "training.seed": self.seed,
         }
         assignments = [f"{key}={value}" for key, value in flags.items() if value is not None]
@@ -176,7 +176,7 @@ class Adapt:
             self.subject,
             self.output,
             self.preset,
-            (*assignments, *self.assignments),
+            (*(LONG_MODE if self.long else ()), *assignments, *self.assignments),
             self.device,
             self.overwrite,
             self.universal,

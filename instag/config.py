@@ -323,6 +323,20 @@ class Config:
 # --- reading and writing ------------------------------------------------------------------------------------------
 
 
+# What `training.long` stands for besides: METHOD.md section 6, long mode, as assignments. LPIPS terms act where its
+# weights are installed.
+LONG_MODE = (
+    "training.long=true",
+    "model.sh_degree=2",
+    "training.face.rate_decay=0.1",
+    "training.face.losses.lpips=0.21",
+    "training.face.density.opacity_reset_interval=null",
+    "training.mouth.curriculum_interval=7",
+    "training.mouth.lpips_last=1000",
+    "training.mouth.losses.lpips=0.51",
+    "training.mouth.density.opacity_reset_interval=null",
+)
+
 CLOCKS = ("iterations", "static_steps", "warmup", "align_from", "hair_ignored", "lpips_last", "freeze_last")
 
 

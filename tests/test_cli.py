@@ -10,6 +10,7 @@ import pytest
 import instag.api
 from instag.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, VERBS, main, parse, run_command
 from instag.cli_help import LESSONS
+from instag.config import LONG_MODE
 from instag.data.audio import load_features
 from instag.errors import InstagError
 from instag.version import __version__
@@ -97,7 +98,7 @@ def test_set_may_be_repeated(monkeypatch):
     settings = "--set training.seed=3 --set model.sh_degree=2"
     for line in (f"--N_views 125 --long --size 256 {settings}", "--all_for_train --seed 4", ""):
         main(f"adapt data/a out/a {line}".split())
-    flags = ("data.n_views=125", "data.size=256", "training.long=True")
+    flags = (*LONG_MODE, "data.n_views=125", "data.size=256")
     assert called[0] == (*flags, "training.seed=3", "model.sh_degree=2")  # --set comes last: it has the last word
     assert called[1:] == [("data.all_for_train=True", "training.seed=4"), ()]
 

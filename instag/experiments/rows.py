@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from instag.config import Config, apply_assignments, scale_clocks
+from instag.config import LONG_MODE, Config, apply_assignments, scale_clocks
 from instag.data.audio import EXTRACTORS
 
 Settings = Callable[[Config], list[str]]
@@ -52,13 +52,7 @@ def _prior(config: Config) -> list[str]:
 
 
 def _long(config: Config) -> list[str]:
-    """METHOD.md section 6, long mode."""
-    return [
-        "training.long=true", "model.sh_degree=2", "training.face.rate_decay=0.1",
-        "training.mouth.curriculum_interval=7", "training.mouth.lpips_last=1000", "training.face.losses.lpips=0.21",
-        "training.mouth.losses.lpips=0.51", "training.face.density.opacity_reset_interval=null",
-        "training.mouth.density.opacity_reset_interval=null",
-    ]  # fmt: skip
+    return list(LONG_MODE)
 
 
 def _longer(config: Config) -> list[str]:
