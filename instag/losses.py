@@ -172,6 +172,12 @@ def normal_prior(normal: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((1 - normal * prior).sum(1, keepdim=True), mask)
 
 
+def closed(mask: Tensor) -> Tensor:
+    """Morphological closing of a mask, bool [B, 1, H, W], by 3x3: small holes and gaps in it are filled."""
+    grown = F.max_pool2d(mask.float(), 3, stride=1, padding=1)
+    return -F.max_pool2d(-grown, 3, stride=1, padding=1) > 0
+
+
 def patches(images: Tensor, size: int) -> Tensor:
     """Non-overlapping square patches from the top left, row by row, remainder dropped.
 

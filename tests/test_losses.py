@@ -171,3 +171,14 @@ def test_painted_pixels_have_the_colour_and_no_gradient():
     painted.sum().backward()
     assert painted[0, :, 0, 0].tolist() == [0, 1, 0]
     assert torch.equal(images.grad == 0, mask.expand(1, 3, 2, 2))
+
+
+def test_closing_fills_holes_and_leaves_the_outline():
+    mask = torch.zeros(1, 1, 12, 12, dtype=torch.bool)
+    mask[..., 3:9, 2:10] = True
+    holed = mask.clone()
+    holed[..., 5, 4] = holed[..., 6, 7] = False
+    assert torch.equal(losses.closed(holed), mask) and torch.equal(losses.closed(mask), mask)
+    apart = torch.zeros_like(mask)
+    apart[..., 4, 2] = apart[..., 4, 6] = True
+    assert torch.equal(losses.closed(apart), apart)

@@ -11,6 +11,7 @@ from instag import losses
 from instag.camera import Camera
 from instag.config import TrainingConfig
 from instag.data.frame import FrameBatch
+from instag.data.layout import Label
 from instag.data.sampling import Curriculum, face_curriculum, mouth_curriculum
 from instag.fields.structure import GaussianField
 from instag.head import HeadRender, Key, Mode, TalkingHead
@@ -86,6 +87,9 @@ class FaceStage(BranchStage):
         assert render.face is not None and render.face.motion is not None
         face, weights = render.face, self.config.losses
         compared = compare(face.image, frames, self.head.key("green"), self.rules(choice))
+        if choice.patch is not None and not self.head.single_branch:
+            inside = losses.closed(frames.mask(Label.MOUTH))  # METHOD.md section 6: in the perceptual term's steps
+            compared = replace(compared, target=losses.paint(compared.target, inside, self.head.key("green")))
         total = face.motion.total
         sizes = (total.d_mean, total.d_rotation, total.d_opacity, total.d_scale, face.motion.offset)
         return {
