@@ -88,14 +88,17 @@ class GroupedOptimizer:
 
 
 def step_all(*optimizers: GroupedOptimizer) -> None:
-    """`GroupedOptimizer.step` of each; of all in one launch where the fused kernel serves them."""
-    if all(isinstance(each.torch, (torch.optim.Adam, torch.optim.AdamW)) for each in optimizers):
-        for each in optimizers:
+    """`GroupedOptimizer.step` of each; of all that the fused kernel serves in one launch."""
+    fused = []
+    for each in optimizers:
+        if isinstance(each.torch, (torch.optim.Adam, torch.optim.AdamW)):
             each.torch.step()
-    else:
+        else:
+            fused.append(each.torch)
+    if fused:
         from instag.kernels.adam import step_together  # needs the `gpu` extra
 
-        step_together([each.torch for each in optimizers])
+        step_together(fused)
     for each in optimizers:
         each.torch.zero_grad(set_to_none=True)
 
