@@ -145,17 +145,15 @@ def iteration(subject: Path) -> dict:
     result: dict = {}
     with SubjectDataset.open(subject, extractor=model.extractor) as dataset:
         split = dataset.split()
-        parts = (
-            initial_structure(name, getattr(training, name), model.sh_degree, dataset, split.train, 0)
-            for name in ("face", "mouth")
-        )
         start = time.perf_counter()
         frames = training_subject(dataset, split.train, training, "cuda")
         result["upload_s"] = round(time.perf_counter() - start, 2)
         start = time.perf_counter()
         frames.resident.load_priors()
         result["priors_s"] = round(time.perf_counter() - start, 2)
-        face, mouth = parts
+        face, mouth = (
+            initial_structure(name, getattr(training, name), model.sh_degree, frames, 0) for name in ("face", "mouth")
+        )
         head = TalkingHead(build_face(model, face), build_mouth(model, mouth)).to(device)
 
         def measure(name: str, stage, first: int, degree: int = 1) -> None:

@@ -133,6 +133,8 @@ class StageConfig:
     """The perceptual term acts in the last so many steps."""
     lpips_patch: tuple[int, int] = (64, 96)
     """Range of the even patch sizes of the perceptual term, px at 512; scaled with the image."""
+    lpips_patch_steps: int = 50
+    """Steps for which a drawn patch size is kept (the reference draws in each): on a GPU every size is a capture."""
     freeze_last: int = 0
     """In the last so many steps only colours and the aligner learn, on a black key (mouth: 1000)."""
     density: DensityConfig | None = field(default_factory=DensityConfig)

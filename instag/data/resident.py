@@ -117,7 +117,7 @@ class ResidentFrames:
         self._priors: CompactPriors | None = None
         self._row = torch.full((len(tracks.focal),), -1, dtype=torch.int64, device=index.device)
         self._row[index] = torch.arange(len(index), device=index.device)
-        self._here = set(index.tolist())
+        self._stays = {number: row for row, number in enumerate(index.tolist())}
 
     def __len__(self) -> int:
         return len(self.index)
@@ -136,7 +136,7 @@ class ResidentFrames:
             index = indices.long().reshape(-1)
         else:
             numbers = torch.as_tensor(indices).long().reshape(-1)
-            absent = [i for i in numbers.tolist() if i not in self._here]
+            absent = [i for i in numbers.tolist() if not self._has(i)]
             if absent:
                 raise IndexError(f"frame {absent[0]} was not uploaded")
             index = numbers.to(self.device)
@@ -146,6 +146,18 @@ class ResidentFrames:
 
     def prepare(self, indices: Sequence[int], prior: bool = False) -> None:
         """Have frames on the device for a step that is queued next: here they always are."""
+
+    def _has(self, number: int) -> bool:
+        """Whether a frame is on the device."""
+        return number in self._stays
+
+    def geometry(self, indices: Sequence[int]) -> GeometryPrior:
+        """Geometry priors of a few frames, not kept."""
+        if self._mesh is None or not kernels.usable(self._mesh.vertices):
+            return self._prior(indices).to(self.device)
+        rows = torch.tensor([self._mesh_row(number) for number in indices], device=self.device)
+        depth, normal, valid = self._draw_mesh(self._mesh, rows)
+        return GeometryPrior(depth[:, None], normal.permute(0, 3, 1, 2).float() / NORMAL_STEPS, valid[:, None])
 
     def load_priors(self, progress: bool = False) -> CompactPriors:
         """Geometry priors of all rows that stay, made when first asked for and then kept; see `_put_priors`."""
@@ -161,16 +173,21 @@ class ResidentFrames:
 
     def _put_priors(self, priors: CompactPriors, rows: slice, mesh_rows: slice, numbers: Sequence[int]) -> None:
         """Priors of some frames: drawn on the device from their mesh, or made on the host where there is none."""
-        mesh = self._mesh
-        if mesh is not None and kernels.usable(mesh.vertices):
-            from instag.kernels.mesh_prior import mesh_priors_cuda  # needs the `gpu` extra
-
-            drawn = mesh_priors_cuda(mesh.vertices[mesh_rows], mesh.triangles, mesh.focal, self.labels.shape[-1])
-            return priors.put_drawn(rows, *drawn)
+        if self._mesh is not None and kernels.usable(self._mesh.vertices):
+            return priors.put_drawn(rows, *self._draw_mesh(self._mesh, mesh_rows))
         with ThreadPoolExecutor(min(PRIOR_THREADS, os.cpu_count() or 1)) as pool:
             made = pool.map(lambda number: self._prior([number]), numbers)
             for row, prior in zip(range(rows.start, rows.stop), made, strict=True):
                 priors.put(row, prior)
+
+    def _draw_mesh(self, mesh: FaceMesh, rows: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from instag.kernels.mesh_prior import mesh_priors_cuda  # needs the `gpu` extra
+
+        return mesh_priors_cuda(mesh.vertices[rows], mesh.triangles, mesh.focal, self.labels.shape[-1])
+
+    def _mesh_row(self, number: int) -> int:
+        """Where the mesh of a frame stands."""
+        return self._stays[number]
 
 
 class CompactPriors:

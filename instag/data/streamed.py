@@ -149,8 +149,7 @@ class StreamedFrames(ResidentFrames):
         """Read a frame into the row that was not used for longest, and queue its copy."""
         slot = next((slot for slot in self._ring if slot.frame is None), None)
         if slot is None:
-            gone, slot = self._held.popitem(last=False)
-            self._here.discard(gone)
+            _, slot = self._held.popitem(last=False)
         if slot.copied is not None:
             slot.copied.synchronize()  # the host may write its memory again
         self._file.read(self._place[frame], slot.staging)
@@ -167,12 +166,17 @@ class StreamedFrames(ResidentFrames):
                 slot.copied = self._copies.record_event()
         self._row[frame].fill_(slot.row)
         self._held[frame] = slot
-        self._here.add(frame)
         return slot
 
     def _bring_prior(self, slot: Slot) -> None:
         assert slot.frame is not None
-        stay = len(self)
-        mesh_row = stay + self._place[slot.frame]
+        mesh_row = self._mesh_row(slot.frame)
         self._put_priors(self.load_priors(), slice(slot.row, slot.row + 1), slice(mesh_row, mesh_row + 1), [slot.frame])
         slot.has_prior = True
+
+    def _mesh_row(self, number: int) -> int:
+        place = self._place.get(number)
+        return super()._mesh_row(number) if place is None else len(self) + place
+
+    def _has(self, number: int) -> bool:
+        return super()._has(number) or number in self._held

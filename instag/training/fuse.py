@@ -69,7 +69,7 @@ class FuseStage:
         self.subject.prepare(indices, prior=False)
         patch = None
         if self.perceptual is not None and step > self.steps - self.config.lpips_last:
-            patch = draw_patch_size(self.config.lpips_patch, self.subject.dataset.size, self.generator)
+            patch = draw_patch_size(self.config, step, self.subject.dataset.size, self.training.seed)
         return Plan(indices, HOOK_RANK, Choice(patch=patch))
 
     def upload_rates(self, choice: Choice) -> None:

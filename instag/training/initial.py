@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from instag.camera import Camera
 from instag.config import StageConfig
-from instag.data.dataset import SubjectDataset
-from instag.data.frame import FrameBatch
 from instag.data.layout import Label
 from instag.errors import DataError
 from instag.fields.structure import GaussianField, random_head_points, random_mouth_points
+from instag.training.stage import Subject
 
 LIFTED_FRAMES = 16  # frames that points are taken from, spread over the training part
 RECESSION = 1.0  # off the mesh the head falls away from the viewer: depth per distance in the picture
@@ -20,38 +22,28 @@ DEEPEST = 0.08  # head units behind the mesh's border; ears and hair are about t
 MOUTH_DEPTH = (0.004, 0.02)  # head units behind the lips: teeth and tongue
 LIFTED_OPACITY = 0.5
 LEAST_POINTS = 16
+COARSE = 4  # px, the grid on which the nearest point of the mesh is looked for
 
 
-def initial_structure(
-    branch: str,
-    config: StageConfig,
-    sh_degree: int,
-    dataset: SubjectDataset,
-    indices: np.ndarray,
-    seed: int,
-) -> GaussianField:
-    """A structure field for the first step.
+def initial_structure(branch: str, config: StageConfig, sh_degree: int, subject: Subject, seed: int) -> GaussianField:
+    """A structure field for the first step, on the host.
 
     Args:
         branch: "face" or "mouth".
         config: of the stage; `config.initial` chooses the way.
         sh_degree: that the parameters hold.
-        dataset: the subject.
-        indices: training frames.
+        subject: its training frames.
         seed: of the random numbers.
     """
     if config.initial == "random":
         draw = random_head_points if branch == "face" else random_mouth_points
         points = draw(config.points, torch.Generator().manual_seed(seed))
         return GaussianField.from_points(*points, max_sh_degree=sh_degree)
-    generator = np.random.default_rng([seed, len(branch)])
-    means, colors = lifted_points(branch, config.points, dataset, indices, generator)
+    means, colors = lifted_points(branch, config.points, subject, np.random.default_rng([seed, len(branch)]))
     return GaussianField.from_points(means, color=colors, opacity=LIFTED_OPACITY, max_sh_degree=sh_degree)
 
 
-def lifted_points(
-    branch: str, count: int, dataset: SubjectDataset, indices: np.ndarray, generator: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def lifted_points(branch: str, count: int, subject: Subject, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Pixels of a branch, put at the depth of the face mesh (its nearest point, and farther off it).
 
     Returns:
@@ -60,39 +52,74 @@ def lifted_points(
     Raises:
         DataError: the branch is hardly seen in any training frame.
     """
+    indices = subject.indices
     chosen = indices[np.linspace(0, len(indices) - 1, min(LIFTED_FRAMES, len(indices))).astype(int)]
     if branch == "mouth":  # the frames that show most of it
-        area = dataset.statistics_of(indices).mouth_pixels
+        area = subject.dataset.statistics_of(indices).mouth_pixels
         chosen = indices[np.argsort(-area, kind="stable")[:LIFTED_FRAMES]]
-    parts = [_lift(branch, dataset.batch([int(i)], prior=True), generator) for i in chosen]
-    means, colors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    if len(means) < LEAST_POINTS:
+    frames = [_Surface.of(branch, subject, int(i)) for i in chosen]
+    ends = np.cumsum([len(frame.pixels) for frame in frames])
+    if ends[-1] < LEAST_POINTS:
         raise DataError(
-            f"subject {dataset.id}: the {branch} covers {len(means)} pixels in its training frames; look at the "
+            f"subject {subject.dataset.id}: the {branch} covers {ends[-1]} pixels in its training frames; look at the "
             "contact sheet, or choose a part of the clip in which it is seen"
         )
-    order = generator.permutation(len(means))[:count]
-    return torch.from_numpy(means[order]).float(), torch.from_numpy(colors[order]).float()
+    drawn = np.sort(generator.permutation(ends[-1])[:count])
+    starts = np.searchsorted(drawn, [0, *ends])
+    parts = [
+        frame.lift(branch, drawn[low:high] - end + len(frame.pixels), generator)
+        for frame, end, low, high in zip(frames, ends, starts[:-1], starts[1:], strict=True)
+    ]
+    means, colors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return torch.from_numpy(means).float(), torch.from_numpy(colors).float()
 
 
-def _lift(branch: str, frame: FrameBatch, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Points [P, 3] and colours [P, 3] of one frame, one per pixel of the branch."""
-    assert frame.prior is not None
-    camera = frame.condition.camera
-    focal = float(camera.focal[0])
-    mask = frame.mask(*((Label.HEAD, Label.HAIR) if branch == "face" else (Label.MOUTH,)))[0, 0].numpy()
-    valid = frame.prior.valid[0, 0].numpy()
-    rows, columns = mask.nonzero()
-    if not valid.any() or not len(rows):
-        return np.zeros((0, 3)), np.zeros((0, 3))
-    distance, nearest = distance_transform_edt(~valid, return_indices=True)
-    depth = frame.prior.depth[0, 0].numpy().astype(np.float64)[tuple(nearest)][rows, columns]
-    if branch == "face":
-        depth = depth + np.minimum(distance[rows, columns] * depth / focal * RECESSION, DEEPEST)
-    else:
-        depth = depth + generator.uniform(*MOUTH_DEPTH, len(rows))
-    rays = np.stack([columns + 0.5 - camera.width / 2, rows + 0.5 - camera.height / 2], 1) / focal
-    in_camera = np.concatenate([rays, np.ones((len(rows), 1))], 1) * depth[:, None]
-    pose = camera.world_to_camera[0].numpy().astype(np.float64)
-    world = (in_camera - pose[:3, 3]) @ pose[:3, :3]
-    return world, frame.image[0].permute(1, 2, 0).numpy()[rows, columns]
+@dataclass(frozen=True)
+class _Surface:
+    """A frame's pixels of one branch and the face mesh beside them, on the host.
+
+    Attributes:
+        pixels: int64 [P, 2] row, column; none where the mesh is not seen.
+        image: uint8 [H, W, 3].
+        depth: float32 [H, W], where `valid` [H, W] head units.
+        camera: of the frame alone.
+    """
+
+    pixels: np.ndarray
+    image: np.ndarray
+    depth: np.ndarray
+    valid: np.ndarray
+    camera: Camera
+
+    @staticmethod
+    def of(branch: str, subject: Subject, number: int) -> _Surface:
+        device = "cpu" if subject.resident is None else subject.resident.device
+        subject.prepare([number], prior=False)
+        frame, prior = subject.batch(torch.tensor([number], device=device), prior=False), subject.geometry([number])
+        mask = frame.mask(*((Label.HEAD, Label.HAIR) if branch == "face" else (Label.MOUTH,)))[0, 0].cpu().numpy()
+        valid = prior.valid[0, 0].cpu().numpy()
+        image = frame.pictures.image[frame.pictures.row[0]].cpu().numpy()
+        pixels = np.argwhere(mask & valid[::COARSE, ::COARSE].any())
+        return _Surface(pixels, image, prior.depth[0, 0].cpu().numpy(), valid, frame.condition.camera.to("cpu"))
+
+    def lift(self, branch: str, which: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """World points [P', 3] and colours [P', 3] in [0, 1] of pixels `which` [P'] of the P."""
+        camera, (rows, columns) = self.camera, self.pixels[which].T
+        if not len(which):
+            return np.zeros((0, 3)), np.zeros((0, 3))
+        focal = float(camera.focal[0])
+        # Off the mesh its nearest point counts, found among every COARSE-th pixel of a row and column.
+        nearest = COARSE * distance_transform_edt(
+            ~self.valid[::COARSE, ::COARSE], return_distances=False, return_indices=True
+        )
+        near = np.where(self.valid[rows, columns], [rows, columns], nearest[:, rows // COARSE, columns // COARSE])
+        depth = self.depth[tuple(near)].astype(np.float64)
+        if branch == "face":
+            distance = np.hypot(*(near - [rows, columns]))  # px
+            depth = depth + np.minimum(distance * depth / focal * RECESSION, DEEPEST)
+        else:
+            depth = depth + generator.uniform(*MOUTH_DEPTH, len(rows))
+        rays = np.stack([columns + 0.5 - camera.width / 2, rows + 0.5 - camera.height / 2], 1) / focal
+        in_camera = np.concatenate([rays, np.ones((len(rows), 1))], 1) * depth[:, None]
+        pose = camera.world_to_camera[0].numpy().astype(np.float64)
+        return (in_camera - pose[:3, 3]) @ pose[:3, :3], self.image[rows, columns] / 255

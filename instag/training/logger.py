@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from instag.training.events import EventFile
+
 
 class TrainingLog:
     """Writes `<folder>/<stage>.jsonl` and TensorBoard events below `<folder>/tensorboard/<stage>`.
@@ -20,8 +22,6 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, stage: str, first_step: int):
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path = folder / f"{stage}.jsonl"
         kept = []
         if first_step and self.path.exists():
@@ -30,7 +30,7 @@ class TrainingLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = self.path.open("w", encoding="utf-8")
         self.file.writelines(line + "\n" for line in kept)
-        self.board = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first_step + 1)
+        self.board = EventFile(folder / "tensorboard" / stage, first_step + 1)
         self.start = time.perf_counter()
 
     def write(self, step: int, values: Mapping[str, float | Tensor]) -> dict[str, float]:
@@ -39,8 +39,7 @@ class TrainingLog:
         line = {"step": step, "seconds": round(time.perf_counter() - self.start, 3), **numbers}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
-        for name, value in numbers.items():
-            self.board.add_scalar(name, value, step)
+        self.board.write(step, numbers)
         return numbers
 
     def close(self) -> None:

@@ -69,16 +69,16 @@ def adapt(
     torch.manual_seed(training.seed)
     make_folder(folder)
     write_json(folder / "config.json", to_dict(config))
+    subject = training_subject(dataset, split.train, training, device, frame_memory(device, config.data), folder)
     branches = ("face",) if model.single_branch else ("face", "mouth")
     structures = {
-        name: initial_structure(name, getattr(training, name), model.sh_degree, dataset, split.train, training.seed)
+        name: initial_structure(name, getattr(training, name), model.sh_degree, subject, training.seed)
         for name in branches
     }
     head = build_head(model, structures["face"], structures.get("mouth"))
     if universal is not None:
         universal.load_into(head)
     head.to(device)
-    subject = training_subject(dataset, split.train, training, device, frame_memory(device, config.data), folder)
     perceptual = load_lpips(device)
     origin = None if universal is None else dict(universal.provenance)
     identity = {
@@ -127,8 +127,8 @@ def pretrain(
     def structures(name: str) -> list[GaussianField]:
         stage = getattr(settings, name)
         made = [
-            initial_structure(name, stage, model.sh_degree, dataset, indices, training.seed + i).to(device)
-            for i, (dataset, indices) in enumerate(pairs[:1] if settings.shared_structure else pairs)
+            initial_structure(name, stage, model.sh_degree, subject, training.seed + i).to(device)
+            for i, subject in enumerate(subjects[:1] if settings.shared_structure else subjects)
         ]
         return made * len(pairs) if settings.shared_structure else made
 

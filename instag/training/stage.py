@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from instag.config import StageConfig, TrainingConfig
 from instag.data.dataset import SubjectDataset
-from instag.data.frame import FrameBatch
+from instag.data.frame import FrameBatch, GeometryPrior
 from instag.data.resident import ResidentFrames
 from instag.data.sampling import Curriculum, FrameSampler
 from instag.fields.hook import HOOK_RANK
@@ -57,6 +57,10 @@ class Subject:
         if self.resident is not None:
             return self.resident.batch(index, prior=prior)
         return self.dataset.batch(index, index.device, prior=prior)
+
+    def geometry(self, indices: Sequence[int]) -> GeometryPrior:
+        """Geometry priors of a few frames, drawn where the frames are and not kept."""
+        return self.dataset.prior(indices) if self.resident is None else self.resident.geometry(indices)
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ class BranchStage:
         """Side of the perceptual term's patches; None where the term does not act."""
         if perceptual is None or step <= self.steps - self.config.lpips_last:
             return None
-        return draw_patch_size(self.config.lpips_patch, self.subject.dataset.size, self.generator)
+        return draw_patch_size(self.config, step, self.subject.dataset.size, self.training.seed)
 
     def hook_rank(self) -> int:
         """Rank of the mouth's hook in the next step."""
@@ -318,9 +322,14 @@ class BranchStage:
         self.branch.structure.active_sh_degree = document["active_sh_degree"]
 
 
-def draw_patch_size(limits: tuple[int, int], size: int, generator: np.random.Generator) -> int:
-    """An even patch side for the perceptual term: drawn from `limits` (px at 512), scaled to the image."""
-    drawn = int(generator.integers(limits[0] // 2, limits[1] // 2 + 1)) * 2
+def draw_patch_size(config: StageConfig, step: int, size: int, seed: int) -> int:
+    """An even patch side for the perceptual term: drawn from `lpips_patch` (px at 512), scaled to the image.
+
+    The same for `lpips_patch_steps` steps, so that few sizes are captured between two density decisions.
+    """
+    generator = np.random.default_rng([seed, step // config.lpips_patch_steps])
+    low, high = config.lpips_patch
+    drawn = int(generator.integers(low // 2, high // 2 + 1)) * 2
     return max(SMALLEST_PATCH, 2 * round(drawn * size / PATCH_REFERENCE / 2))
 
 

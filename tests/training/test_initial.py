@@ -1,0 +1,53 @@
+"""First Gaussians from the training frames: where they lie and what colour they have."""
+
+import numpy as np
+import pytest
+import torch
+
+from instag.data.dataset import SubjectDataset
+from instag.data.layout import Label
+from instag.errors import DataError
+from instag.training.initial import lifted_points
+from instag.training.stage import Subject
+
+INDICES = np.arange(0, 60, 3)
+
+
+@pytest.fixture(scope="module")
+def dataset(made_subject):
+    with SubjectDataset.open(made_subject) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize(("branch", "labels"), [("face", (Label.HEAD, Label.HAIR)), ("mouth", (Label.MOUTH,))])
+def test_lifted_points_fall_on_their_pixels(dataset, branch, labels, device):
+    one = INDICES[4:5]  # projected back into their own frame; one in which the mouth is open
+    subject = Subject(dataset, one, 0.1, dataset.to_device(device, one))
+    means, colors = lifted_points(branch, 100_000, subject, np.random.default_rng(0))
+    batch = dataset.batch(one)
+    camera = batch.condition.camera
+    there = means @ camera.world_to_camera[0, :3, :3].T + camera.world_to_camera[0, :3, 3]
+    pixel = (there[:, :2] / there[:, 2:] * camera.focal + dataset.size / 2).floor().long()
+    mask = batch.mask(*labels)[0, 0]
+    assert len(means) == int(mask.sum()) and bool(mask[pixel[:, 1], pixel[:, 0]].all())
+    assert torch.allclose(batch.image[0][:, pixel[:, 1], pixel[:, 0]].T, colors, atol=1e-6)
+    prior = dataset.prior(one)
+    valid = prior.valid[0, 0][pixel[:, 1], pixel[:, 0]]
+    behind = there[:, 2] - prior.depth[0, 0][pixel[:, 1], pixel[:, 0]]
+    assert valid.any() and (behind[valid].abs() < (1e-4 if branch == "face" else 0.021)).all()
+    if branch == "face":
+        assert (there[~valid, 2] > prior.depth[prior.valid].min()).all()
+
+
+def test_as_many_as_asked_and_without_resident_frames(dataset):
+    means, colors = lifted_points("face", 500, Subject(dataset, INDICES, 0.1), np.random.default_rng(0))
+    assert means.shape == colors.shape == (500, 3)
+
+
+def test_a_branch_that_is_never_seen_is_an_error(dataset, monkeypatch):
+    monkeypatch.setattr(
+        type(dataset.batch([0])), "mask", lambda self, *_: torch.zeros(1, 1, *self.labels.shape[1:]).bool()
+    )
+    with pytest.raises(DataError, match="covers 0 pixels"):
+        lifted_points("face", 500, Subject(dataset, INDICES, 0.1), np.random.default_rng(0))
