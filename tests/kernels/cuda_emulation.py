@@ -1,8 +1,8 @@
 """Kernels on the CPU: compiles the CUDA sources with the host's C++ compiler against `cuda_emulator.h`.
 
-`EmulatedModule` has `KernelModule`'s launch, so that the same Python that drives the GPU drives the emulation. The
-fixtures `emulated` and `kernel_device` let the loader hand it out; on a machine with CUDA they run each test once more,
-on the real kernels.
+`EmulatedModule` has `KernelModule`'s launch, so that the same Python that drives the GPU drives the emulation:
+the fixture `emulated` lets the loader hand it out for CPU tensors. The fixture `device` runs a test twice: emulated,
+and with the real kernels where there is a GPU.
 """
 
 from __future__ import annotations
@@ -26,13 +26,6 @@ from instag.kernels import reason_missing
 COMPILER = shutil.which("g++") or shutil.which("c++")
 HEADER = Path(__file__).with_name("cuda_emulator.h")
 KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\([^()]*(?:\([^()]*\)[^()]*)*\)\s*)?(\w+)\s*\(")
-
-NO_COMPILER = "kernel emulation needs a C++ compiler (g++)"
-NO_GPU = reason_missing()
-LARGEST_NUMBER = 2**40  # an int64 above it is taken for an address
-
-needs_compiler = pytest.mark.skipif(COMPILER is None and NO_GPU is not None, reason=NO_COMPILER)
-needs_gpu = pytest.mark.skipif(NO_GPU is not None, reason=f"real kernels: {NO_GPU}")
 
 
 class EmulatedModule:
@@ -89,67 +82,27 @@ def _build(text: str, options: tuple[str, ...]) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-class StagedModule:
-    """The real kernels for tensors of the CPU: their storages go to the GPU for a launch, and come back.
-
-    Addresses inside tensors and structures would be the CPU's: such tests take the fixture `kernel_device` instead.
-    """
-
-    reverse = False
-
-    def __init__(self, source: object):
-        from gaussian_rasterization.cuda import loader
-
-        self._module = loader.KernelModule(source, torch.cuda.current_device())  # type: ignore[arg-type]
-        self.launches: list[str] = []
-
-    def prepare(self, *names: str, shared_bytes: int = 0) -> StagedModule:
-        self._module.prepare(*names, shared_bytes=shared_bytes)
-        return self
-
-    def launch(self, name: str, grid: tuple[int, ...], block: int, *arguments: object, shared_bytes: int = 0) -> None:
-        storages: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
-        values = [self._staged(argument, storages) for argument in arguments]
-        self.launches.append(name)
-        self._module.launch(name, grid, block, *values, shared_bytes=shared_bytes)
-        for here, there in storages.values():
-            here.copy_(there)
-
-    @staticmethod
-    def _staged(argument: object, storages: dict) -> object:
-        if isinstance(argument, ctypes.Structure):
-            pytest.skip("a structure of addresses cannot be staged")
-        if not isinstance(argument, Tensor) or argument.numel() == 0:
-            return argument
-        if argument.dtype == torch.int64 and int(argument.max()) > LARGEST_NUMBER:
-            pytest.skip("a table of addresses cannot be staged")
-        here = argument.untyped_storage()
-        _, there = storages.setdefault(here.data_ptr(), (here, here.cuda()))
-        staged = torch.empty(0, dtype=argument.dtype, device="cuda")
-        return staged.set_(there, argument.storage_offset(), argument.shape, argument.stride())
-
-
-def _use(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch) -> type[EmulatedModule]:
+    """Within a test, the kernels run emulated, on CPU tensors."""
+    if COMPILER is None:
+        pytest.skip("kernel emulation needs a C++ compiler (g++)")
     loader = pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
-    modules: dict[object, object] = {}
-    monkeypatch.setattr(loader, "load", lambda source, device: modules.setdefault(source, kind(source)))
+    modules: dict[object, EmulatedModule] = {}
+
+    def load(source: object, device: torch.device) -> EmulatedModule:
+        return modules.setdefault(source, EmulatedModule(source))
+
+    monkeypatch.setattr(loader, "load", load)
+    return EmulatedModule
 
 
-@pytest.fixture(params=["emulated", pytest.param("real", marks=needs_gpu)])
-def emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type:
-    """Within a test, kernels take CPU tensors: emulated, and, on a machine with CUDA, once more the real ones."""
-    kind = EmulatedModule if request.param == "emulated" else StagedModule
-    if kind is EmulatedModule and COMPILER is None:
-        pytest.skip(NO_COMPILER)
-    _use(monkeypatch, kind)
-    return kind
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_gpu)])
-def kernel_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """The device of a test's tensors: the CPU, where kernels are emulated, and the GPU on a machine with one."""
-    if request.param == "cpu":
-        if COMPILER is None:
-            pytest.skip(NO_COMPILER)
-        _use(monkeypatch, EmulatedModule)
-    return torch.device(request.param)
+@pytest.fixture(params=["emulated", "gpu"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU with the kernels emulated; the GPU with the kernels themselves."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+        return torch.device("cpu")
+    if reason := reason_missing():
+        pytest.skip(f"the real kernels: {reason}")
+    return torch.device("cuda", 0)

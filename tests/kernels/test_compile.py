@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -16,57 +18,68 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"
 
 # every specialisation of the rasterizer once, each on another GPU
 VARIANTS = [(2, True, True), (0, True, False), (4, False, False), (3, True, True), (1, True, False), (2, True, False)]
+HEADS_FROM = 1  # index of the oldest architecture with tf32 products, which the heads need
+HEAD_WARPS = (8, 4, 2)
 
 
 def sources(variant: int) -> list[loader.KernelSource]:
+    """All kernel files; those with compile-time options in one of their forms."""
     from gaussian_rasterization.cuda.rasterizer import kernel_source
 
     from instag.fields.encoding import REFERENCE_FACE, REFERENCE_MOUTH, grid_layout
-    from instag.kernels import audio_encoder, hash_grid
+    from instag.kernels import FOLDER, audio_encoder, hash_grid
     from instag.kernels.modules import source
 
     grid = grid_layout(*(REFERENCE_FACE, REFERENCE_MOUTH)[variant % 2])
-    return [
-        kernel_source(*VARIANTS[variant % len(VARIANTS)]),
+    formed = [
         source("hash_grid.cu", *hash_grid.macros(grid)),
-        source("l1_ssim.cu"),
-        source("adam.cu"),
-        source("contrast.cu"),
         source("audio_encoder.cu", *audio_encoder.macros(*((74, 16, 32), (1024, 2, 128))[variant % 2])),
-        source("hook.cu"),
-        source("deform.cu"),
-        source("pixels.cu"),
-        source("depth_prior.cu"),
-        source("terms.cu"),
-        source("composite.cu"),
-        source("mesh_prior.cu"),
     ]
+    if variant >= HEADS_FROM:
+        formed.append(head_source(variant - HEADS_FROM, HEAD_WARPS[0]))  # six of each
+    names = {each.name for each in formed} | {"motion_head"}
+    plain = [source(path.name) for path in sorted(FOLDER.glob("*.cu")) if path.stem not in names]
+    return [kernel_source(*VARIANTS[variant % len(VARIANTS)]), *formed, *plain]
+
+
+def head_source(head: int, warps: int) -> loader.KernelSource:
+    from instag.kernels.modules import source
+    from instag.kernels.motion_head import FILES, HEADS
+
+    return source(FILES, *HEADS[head].macros(warps, 2 * warps))
+
+
+def assert_compile(sources: list[loader.KernelSource], architecture: str) -> None:
+    if int(architecture[3:]) not in loader.supported_architectures():
+        pytest.skip(f"NVRTC {loader.nvrtc_version()} does not know {architecture}")
+    target = loader.Target(architecture, "cubin")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        codes = list(pool.map(lambda source: loader.compile_code(source, target), sources))
+    assert all(code[:4] == b"\x7fELF" for code in codes)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_compiles(architecture: str) -> None:
-    if int(architecture[3:]) not in loader.supported_architectures():
-        pytest.skip(f"NVRTC {loader.nvrtc_version()} does not know {architecture}")
-    for source in sources(ARCHITECTURES.index(architecture)):
-        assert loader.compile_code(source, loader.Target(architecture, "cubin"))[:4] == b"\x7fELF"
+    assert_compile(sources(ARCHITECTURES.index(architecture)), architecture)
 
 
-# seconds each, so one here and all of them in the slow run; sm_75 has no tf32 products and keeps to torch
-HEADS = [pytest.param("sm_89", 5, 8)] + [
-    pytest.param(architecture, head, warps, marks=pytest.mark.slow)
-    for architecture in ARCHITECTURES[1:]
-    for head, warps in ((0, 8), (0, 4), (0, 2), (1, 8), (2, 8), (3, 8), (4, 8))
-]
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES[HEADS_FROM:])
+def test_every_head_compiles(architecture: str) -> None:
+    from instag.kernels.motion_head import HEADS
+
+    forms = [(0, warps) for warps in HEAD_WARPS] + [(head, HEAD_WARPS[0]) for head in range(1, len(HEADS))]
+    assert_compile([head_source(*form) for form in forms], architecture)
 
 
-@pytest.mark.parametrize(("architecture", "head", "warps"), HEADS)
-def test_motion_head_compiles(architecture: str, head: int, warps: int) -> None:
-    from instag.kernels.modules import source
-    from instag.kernels.motion_head import FILES, HEADS
+def test_every_file_is_compiled() -> None:
+    from gaussian_rasterization.cuda import rasterizer
 
-    options = HEADS[head].macros(warps, 2 * warps)
-    code = loader.compile_code(source(FILES, *options), loader.Target(architecture, "cubin"))
-    assert code[:4] == b"\x7fELF"
+    from instag.kernels import FOLDER
+
+    compiled = {path for source in sources(HEADS_FROM) for path in source.files}
+    folders = (FOLDER, Path(rasterizer.__file__).parent)
+    assert {path for folder in folders for path in folder.glob("*.cu*")} - compiled == set()
 
 
 def made_source(folder: Path, body: str) -> loader.KernelSource:

@@ -1,17 +1,15 @@
-"""Compositing's kernels, emulated, against the float64 torch twin."""
+"""Compositing's kernels, emulated and on a GPU, against the float64 torch twin."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from cuda_emulation import needs_compiler
 from gaussian_rasterization import RasterOutput
 from raster_scenes import relative_error
 
 from instag.data.frame import PictureRows, to_float
 from instag.render.composite import composite
 
-pytestmark = needs_compiler
 VIEWS, HEIGHT, WIDTH = 2, 19, 23
 
 
@@ -25,14 +23,14 @@ def output(color: torch.Tensor, alpha: torch.Tensor) -> RasterOutput:
 
 
 @pytest.mark.parametrize("mouth", [True, False])
-def test_against_torch(emulated, mouth) -> None:
+def test_against_torch(device, mouth) -> None:
     from instag.kernels.composite import composite_frames_cuda
 
     generator = torch.Generator().manual_seed(9)
     shape = (3, HEIGHT, WIDTH, 3)
     plate, image = (torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for _ in range(2))
-    row = torch.tensor([2, 1])
-    ours = [part.requires_grad_() for seed in range(1 + mouth) for part in branch(seed)]
+    plate, image, row = plate.to(device), image.to(device), torch.tensor([2, 1], device=device)
+    ours = [part.to(device).requires_grad_() for seed in range(1 + mouth) for part in branch(seed)]
     truth = [part.detach().double().requires_grad_() for part in ours]
     branches = [[output(*parts[k : k + 2]) for k in range(0, len(parts), 2)] for parts in (ours, truth)]
     (face, *inside), (exact_face, *exact_inside) = branches
@@ -40,7 +38,7 @@ def test_against_torch(emulated, mouth) -> None:
     expected = composite(exact_face, exact_inside[0] if mouth else None, to_float(plate[row]).double())
     assert relative_error(found, expected) < 1e-6
     assert torch.equal(target, to_float(image[row])) and not target.requires_grad
-    weight = torch.randn(found.shape, generator=generator)
+    weight = torch.randn(found.shape, generator=generator).to(device)
     (found * weight).sum().backward()
     (expected * weight.double()).sum().backward()
     for mine, right in zip(ours, truth, strict=True):

@@ -1,20 +1,17 @@
-"""The tri-plane hash grid's kernels, emulated, against the float64 torch twin."""
+"""The tri-plane hash grid's kernels, emulated and on a GPU, against the float64 torch twin."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from cuda_emulation import needs_compiler
 from raster_scenes import relative_error
 
 from instag.fields.encoding import PAPER_FACE, REFERENCE_FACE, REFERENCE_MOUTH, encode_torch, grid_layout
 
-pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
-pytestmark = needs_compiler
 BOUND = 0.125  # exact in float32, so that both precisions agree on what lies outside
 
 
-def compare(layout, points: int, tolerance: float = 1e-5) -> None:
+def compare(layout, points: int, device: torch.device, tolerance: float = 1e-5) -> None:
     from instag.kernels.hash_grid import encode_cuda
 
     generator = torch.Generator().manual_seed(0)
@@ -22,6 +19,7 @@ def compare(layout, points: int, tolerance: float = 1e-5) -> None:
     x[0], x[1] = BOUND, -BOUND  # the bounds are inside
     table = torch.randn(3, layout.entries, generator=generator)
     cotangent = torch.randn(points, 3 * len(layout.sizes), generator=generator)
+    x, table, cotangent = (each.to(device) for each in (x, table, cotangent))
     ours = [each.clone().requires_grad_() for each in (x, table)]
     features = encode_cuda(*ours, layout, BOUND)
     features.backward(cotangent)
@@ -37,24 +35,26 @@ def compare(layout, points: int, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("grid", [REFERENCE_FACE, REFERENCE_MOUTH, PAPER_FACE], ids=["face", "mouth", "paper"])
-def test_against_torch(emulated, grid) -> None:
-    compare(grid_layout(*grid), 300)
+def test_against_torch(device, grid) -> None:
+    compare(grid_layout(*grid), 300, device)
 
 
-def test_hashed_levels_and_odd_counts(emulated) -> None:
+def test_hashed_levels_and_odd_counts(device) -> None:
     layout = grid_layout(16, 256, levels=5, log2_table_size=10)
     assert sum(layout.hashed) == 4
-    compare(layout, 70)
+    compare(layout, 70, device)
 
 
-def test_no_points(emulated) -> None:
+def test_no_points(device) -> None:
     from instag.kernels.hash_grid import encode_cuda
 
     layout = grid_layout(*REFERENCE_FACE)
-    assert encode_cuda(torch.zeros(0, 3), torch.zeros(3, layout.entries), layout, BOUND).shape == (0, 36)
+    x, table = torch.zeros(0, 3, device=device), torch.zeros(3, layout.entries, device=device)
+    assert encode_cuda(x, table, layout, BOUND).shape == (0, 36)
 
 
 def test_groups_cover_the_levels_and_fit_shared_memory() -> None:
+    pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
     from instag.kernels.hash_grid import PRIVATE_LIMIT, level_groups
 
     layout = grid_layout(*REFERENCE_MOUTH)

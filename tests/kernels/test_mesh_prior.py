@@ -1,16 +1,13 @@
-"""The mesh's kernels, emulated, against the numpy rasteriser; the compact store they fill."""
+"""The mesh's kernels, emulated and on a GPU, against the numpy rasteriser; the compact store they fill."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
-from cuda_emulation import needs_compiler
 
 from instag.data.resident import CompactPriors
 from instag.data_utils.priors import rasterize_mesh
 
-pytestmark = needs_compiler
 SIZE, FOCAL = 61, 120.0
 
 
@@ -29,12 +26,13 @@ def sphere(columns: int = 12, rows: int = 9) -> tuple[np.ndarray, np.ndarray]:
     return vertices, triangles
 
 
-def test_against_the_host(emulated) -> None:
+def test_against_the_host(device) -> None:
     from instag.kernels.mesh_prior import mesh_priors_cuda
 
     vertices, triangles = sphere()
     meshes = np.stack([0.1 * vertices + [0.02 * k, -0.01, 0.5 + 0.1 * k] for k in range(3)]).astype(np.float32)
-    depth, normal, valid = mesh_priors_cuda(torch.from_numpy(meshes), torch.from_numpy(triangles), FOCAL, SIZE)
+    given = (torch.from_numpy(array).to(device) for array in (meshes, triangles))
+    depth, normal, valid = (each.cpu() for each in mesh_priors_cuda(*given, FOCAL, SIZE))
     store = CompactPriors(torch.zeros(3, SIZE, SIZE, dtype=torch.uint8))
     store.put_drawn(slice(0, 3), depth, normal, valid)
     kept = store.rows(torch.arange(3))
@@ -48,25 +46,13 @@ def test_against_the_host(emulated) -> None:
     assert torch.equal(kept.valid[:, 0], valid)
 
 
-def test_a_frame_without_a_mesh_in_view(emulated) -> None:
+def test_a_frame_without_a_mesh_in_view(device) -> None:
     from instag.kernels.mesh_prior import mesh_priors_cuda
 
     vertices, triangles = sphere()
     mesh = torch.from_numpy((0.1 * vertices + [9.0, 0, 0.5]).astype(np.float32))[None]
-    depth, normal, valid = mesh_priors_cuda(mesh, torch.from_numpy(triangles), FOCAL, SIZE)
+    drawn = mesh_priors_cuda(mesh.to(device), torch.from_numpy(triangles).to(device), FOCAL, SIZE)
+    depth, normal, valid = (each.cpu() for each in drawn)
     store = CompactPriors(torch.zeros(1, SIZE, SIZE, dtype=torch.uint8))
     store.put_drawn(slice(0, 1), depth, normal, valid)
     assert not valid.any() and torch.isfinite(store.rows(torch.zeros(1, dtype=torch.int64)).depth).all()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_the_gpu() -> None:
-    from instag.kernels.mesh_prior import mesh_priors_cuda
-
-    vertices, triangles = sphere()
-    mesh = (0.1 * vertices + [0.0, 0.0, 0.5]).astype(np.float32)
-    inputs = (torch.from_numpy(mesh)[None].cuda(), torch.from_numpy(triangles).cuda())
-    depth, _, valid = mesh_priors_cuda(*inputs, FOCAL, SIZE)
-    right_depth, _, right_valid = rasterize_mesh(mesh, triangles, FOCAL, SIZE)
-    both = valid[0].cpu().numpy() & right_valid
-    np.testing.assert_allclose(depth[0].cpu().numpy()[both], right_depth[both], rtol=1e-4)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cuda_emulation import needs_compiler
 from raster_scenes import relative_error
 
 from instag.fields.motion import FACE_OUTPUTS, MEAN_UNIT, MOUTH_DIRECTION
+from instag.kernels import reason_missing
 
 pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
-pytestmark = needs_compiler
 TOLERANCE = 5e-6
 
 
@@ -163,34 +162,38 @@ def test_against_torch(emulated, monkeypatch, name, points, frames, shared_kib, 
     check(name, points, frames, torch.device("cpu"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(reason_missing() is not None, reason=f"the real kernels: {reason_missing()}")
 @pytest.mark.parametrize("name", ["face 64", "face 32", "mouth", "own-mouth", "aligner 32", "aligner 16"])
 @pytest.mark.parametrize(("points", "frames"), [(1, 1), (4999, 1), (33_333, 2)])
 def test_on_the_gpu(name, points, frames) -> None:
     check(name, points, 1 if name.startswith("aligner") else frames, torch.device("cuda"))
 
 
-def test_missing_gradients_count_as_zero(emulated) -> None:
+def test_missing_gradients_count_as_zero(device) -> None:
     from instag.kernels.motion_head import motion_head_cuda
 
     generator = torch.Generator().manual_seed(0)
     weights = made_weights(32, generator)
-    features = torch.randn(20, 36, generator=generator).requires_grad_()
+    weights = type(weights)(*(each.to(device) for each in weights))
+    features = torch.randn(20, 36, generator=generator).to(device).requires_grad_()
     leaf = weights.decoder_3.clone().requires_grad_()
-    output = motion_head_cuda(features, torch.ones(1, 32), torch.ones(1, 6), weights._replace(decoder_3=leaf))
+    audio, expression = torch.ones(1, 32, device=device), torch.ones(1, 6, device=device)
+    output = motion_head_cuda(features, audio, expression, weights._replace(decoder_3=leaf))
     output.d_rotation.sum().backward()
     assert leaf.grad[3:7].any() and not leaf.grad[:3].any() and not leaf.grad[7:].any()
     assert features.grad.any()
 
 
-def test_many_fields_in_one_launch(emulated) -> None:
+def test_many_fields_in_one_launch(device) -> None:
     from instag.kernels.motion_head import FACE, HeadWeights, many_heads_d_mean, pointers
 
     generator = torch.Generator().manual_seed(0)
-    fields = [made_weights(32, generator) for _ in range(3)]
+    fields = [HeadWeights(*(each.to(device) for each in made_weights(32, generator))) for _ in range(3)]
     features, audio = torch.randn(3, 37, 36, generator=generator), torch.randn(3, 2, 32, generator=generator)
     expression = torch.randn(2, 6, generator=generator)
-    d_mean = many_heads_d_mean(FACE[32], features, audio, expression, torch.tensor([pointers(each) for each in fields]))
+    features, audio, expression = (each.to(device) for each in (features, audio, expression))
+    table = torch.tensor([pointers(each) for each in fields], device=device)
+    d_mean = many_heads_d_mean(FACE[32], features, audio, expression, table)
     for i, weights in enumerate(fields):
         doubles = HeadWeights(*(each.double() for each in weights))
         truth = twin(features[i].double(), audio[i].double(), expression.double(), doubles)

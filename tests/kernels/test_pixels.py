@@ -1,4 +1,4 @@
-"""Pixel terms' kernels, emulated, against the float64 torch twin, with the rules of the stages."""
+"""Pixel terms' kernels, emulated and on a GPU, against the float64 torch twin, with the rules of the stages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import fields
 
 import pytest
 import torch
-from cuda_emulation import needs_compiler
 from gaussian_rasterization import RasterOutput
 from raster_scenes import relative_error
 
@@ -27,7 +26,6 @@ from instag.losses_pixels import (
     region,
 )
 
-pytestmark = needs_compiler
 VIEWS, STORED, HEIGHT, WIDTH = 2, 3, 37, 45
 LIPS = AttentionRule("lips", IN_LIPS, 0.0, 1e-3)
 FACE = PixelRules(HEAD_AND_HAIR, 0, HEAD_AND_HAIR, 0.1, (LIPS, AttentionRule("hair", HAIR, 2e-3, 1e-3)))
@@ -41,14 +39,19 @@ RULES = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def frames() -> FrameBatch:
+    return made_frames(torch.device("cpu"))
+
+
+def made_frames(device: torch.device) -> FrameBatch:
     generator = torch.Generator().manual_seed(0)
 
     def integers(low: int, high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(low, high, (STORED, HEIGHT, WIDTH, *shape), generator=generator, dtype=torch.uint8)
+        made = torch.randint(low, high, (STORED, HEIGHT, WIDTH, *shape), generator=generator, dtype=torch.uint8)
+        return made.to(device)
 
-    labels, row = integers(0, len(Label)), torch.tensor([2, 0])
+    labels, row = integers(0, len(Label)), torch.tensor([2, 0], device=device)
     store = CompactPriors(labels)
     for i in range(STORED):
         normal = torch.nn.functional.normalize(torch.randn(1, 3, HEIGHT, WIDTH, generator=generator), dim=1)
@@ -60,17 +63,17 @@ def frames() -> FrameBatch:
     poses = torch.eye(4).repeat(VIEWS, 1, 1)
     poses[:, :3, :3] = rotation
     camera = Camera(poses, torch.full((VIEWS,), 50.0), WIDTH, HEIGHT)
-    condition = Condition(camera, torch.zeros(VIEWS, 8, 1, 1), torch.zeros(VIEWS, 6))
+    condition = Condition(camera, torch.zeros(VIEWS, 8, 1, 1), torch.zeros(VIEWS, 6)).to(device)
     pictures = PictureRows(integers(0, 256, 3), integers(0, 256, 3), labels, row)
-    rectangle = torch.tensor([[10, 30, 5, 25], [0, 4, 40, WIDTH]])
+    rectangle = torch.tensor([[10, 30, 5, 25], [0, 4, 40, WIDTH]], device=device)
     return FrameBatch(row, condition, pictures, rectangle, store.rows(row))
 
 
-def made_images(dtype: torch.dtype, channels: int) -> RasterOutput:
+def made_images(dtype: torch.dtype, channels: int, device: torch.device) -> RasterOutput:
     generator = torch.Generator().manual_seed(1)
     shapes = {"color": 3, "depth": 1, "normal": 3, "alpha": 1, "extra": channels}
     images = {
-        name: torch.rand(VIEWS, count, HEIGHT, WIDTH, generator=generator).to(dtype).requires_grad_()
+        name: torch.rand(VIEWS, count, HEIGHT, WIDTH, generator=generator).to(device, dtype).requires_grad_()
         for name, count in shapes.items()
     }
     return RasterOutput(**images, radii=torch.zeros(VIEWS, 1, dtype=torch.int32))
@@ -78,11 +81,11 @@ def made_images(dtype: torch.dtype, channels: int) -> RasterOutput:
 
 @pytest.mark.parametrize("channels", [2, 4])
 @pytest.mark.parametrize("name", RULES)
-def test_against_torch(emulated, frames, name, channels) -> None:
+def test_against_torch(device, name, channels) -> None:
     from instag.kernels.pixels import compare_cuda
 
-    rules, key = RULES[name], torch.tensor([0.0, 1.0, 0.0])
-    ours, truth = made_images(torch.float32, channels), made_images(torch.float64, channels)
+    rules, key, frames = RULES[name], torch.tensor([0.0, 1.0, 0.0], device=device), made_frames(device)
+    ours, truth = (made_images(dtype, channels, device) for dtype in (torch.float32, torch.float64))
     exact = exact_frames(frames)
     found, expected = compare_cuda(ours, frames, key, rules), compare_torch(truth, exact, key.double(), rules)
     assert relative_error(found.target, expected.target) < 1e-6 and not found.target.requires_grad
@@ -90,7 +93,7 @@ def test_against_torch(emulated, frames, name, channels) -> None:
     assert found.terms.keys() == expected.terms.keys()
     for term, value in expected.terms.items():
         assert found.terms[term].item() == pytest.approx(value.item(), rel=1e-5), term
-    weight = torch.rand(VIEWS, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2))
+    weight = torch.rand(VIEWS, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2)).to(device)
     (sum((k + 1) * v for k, v in enumerate(found.terms.values())) + (found.render * weight).sum()).backward()
     (sum((k + 1) * v for k, v in enumerate(expected.terms.values())) + (expected.render * weight).sum()).backward()
     for field in fields(RasterOutput):
@@ -121,11 +124,11 @@ def test_regions_are_the_masks(frames) -> None:
     assert torch.equal(mask(frames, region(Label.HEAD, lips=False)), frames.mask(Label.HEAD) & ~frames.lip_mask())
 
 
-def test_a_region_that_is_nowhere_costs_nothing(emulated, frames) -> None:
+def test_a_region_that_is_nowhere_costs_nothing(device) -> None:
     from instag.kernels.pixels import compare_cuda
 
     rules = PixelRules(SKIN, 0, SKIN, 0.1, (AttentionRule("none", 0, 1.0, 1.0),))
-    images = made_images(torch.float32, 2)
-    terms = compare_cuda(images, frames, torch.zeros(3), rules).terms
+    images = made_images(torch.float32, 2, device)
+    terms = compare_cuda(images, made_frames(device), torch.zeros(3, device=device), rules).terms
     terms["none"].backward()
     assert float(terms["none"].detach()) == 0 and float(images.extra.grad.abs().max()) == 0

@@ -6,15 +6,12 @@ import copy
 
 import pytest
 import torch
-from cuda_emulation import needs_compiler
 from raster_scenes import relative_error
 
 from instag import losses
 from instag.fields import rivals
 from instag.fields.personalized import build_personalized_face, build_personalized_mouth
 
-pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
-pytestmark = needs_compiler
 TOLERANCE = 5e-6
 WIDTH, STEPS = 6, 2
 
@@ -37,8 +34,8 @@ def exact(fields, x, window, driver):
 
 
 @pytest.mark.parametrize(("branch", "frames"), [("face", 1), ("face", 2), ("mouth", 2)])
-def test_many_fields_as_one(kernel_device, monkeypatch, branch, frames) -> None:
-    fields, x, window, driver = made(branch, 3, frames, kernel_device)
+def test_many_fields_as_one(device, monkeypatch, branch, frames) -> None:
+    fields, x, window, driver = made(branch, 3, frames, device)
     truth = exact(fields, x, window, driver)
     monkeypatch.setattr(rivals.kernels, "usable", lambda *tensors: tensors[0].dtype == torch.float32)
     d_mean = rivals.rivals_d_mean(fields, x, window, *driver)
@@ -46,8 +43,8 @@ def test_many_fields_as_one(kernel_device, monkeypatch, branch, frames) -> None:
     assert relative_error(d_mean, truth) < TOLERANCE
 
 
-def test_sees_what_an_optimiser_writes(kernel_device, monkeypatch) -> None:
-    fields, x, window, driver = made("face", 2, 1, kernel_device)
+def test_sees_what_an_optimiser_writes(device, monkeypatch) -> None:
+    fields, x, window, driver = made("face", 2, 1, device)
     monkeypatch.setattr(rivals.kernels, "usable", lambda *tensors: tensors[0].dtype == torch.float32)
     before = rivals.rivals_d_mean(fields, x, window, *driver)
     with torch.no_grad():
@@ -56,15 +53,15 @@ def test_sees_what_an_optimiser_writes(kernel_device, monkeypatch) -> None:
     assert torch.equal(before[0], after[0]) and torch.allclose(2 * before[1], after[1])
 
 
-def test_contrast(kernel_device, monkeypatch) -> None:
+def test_contrast(device, monkeypatch) -> None:
     generator = torch.Generator().manual_seed(0)
     d_mean, others = torch.randn(2, 300, 3, generator=generator), torch.randn(4, 2, 300, 3, generator=generator)
-    ours = d_mean.clone().to(kernel_device).requires_grad_()
-    truth = d_mean.detach().double().to(kernel_device).requires_grad_()
-    expected = 3 * losses.negative_contrast(truth, others.double().to(kernel_device))
+    ours = d_mean.clone().to(device).requires_grad_()
+    truth = d_mean.detach().double().to(device).requires_grad_()
+    expected = 3 * losses.negative_contrast(truth, others.double().to(device))
     expected.backward()
     monkeypatch.setattr(rivals.kernels, "usable", lambda *tensors: True)
-    loss = 3 * rivals.contrast(ours, others.to(kernel_device))
+    loss = 3 * rivals.contrast(ours, others.to(device))
     loss.backward()
     assert relative_error(loss, expected) < TOLERANCE
     assert relative_error(ours.grad, truth.grad) < TOLERANCE

@@ -1,4 +1,4 @@
-"""The rasterizer's CUDA sources, run on the CPU by the emulator, against the float64 oracle."""
+"""The rasterizer's CUDA sources, emulated and on a GPU, against the float64 oracle."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cuda_emulation import needs_compiler
 from gaussian_rasterization import RasterizerError, RasterSettings, rasterize
 from raster_scenes import IMAGES, Scene, cotangent_loss, make_scene, relative_error
 
-pytestmark = needs_compiler
 IMAGE_TOLERANCE = 2e-5
 GRADIENT_TOLERANCE = 1e-5
 
@@ -41,9 +39,9 @@ def compare(scene: Scene, settings: RasterSettings, **options) -> None:
 
 @pytest.mark.parametrize("extent", ["exact", "three_sigma"])
 @pytest.mark.parametrize(("degree", "extra"), [(0, 0), (1, 2), (2, 1), (3, 4)])
-def test_images_and_gradients(emulated, extent, degree, extra) -> None:
+def test_images_and_gradients(device, extent, degree, extra) -> None:
     settings = RasterSettings(width=37, height=43, sh_degree=degree, extent=extent)
-    compare(make_scene(250, settings, views=2, extra=extra, seed=degree), settings)
+    compare(make_scene(250, settings, views=2, extra=extra, seed=degree).to(device), settings)
 
 
 SETTINGS = RasterSettings(width=40, height=30, sh_degree=1)
@@ -68,7 +66,7 @@ def test_order_of_lanes_does_not_matter(emulated, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("extent", ["exact", "three_sigma"])
-def test_awkward_gaussians(emulated, extent) -> None:
+def test_awkward_gaussians(device, extent) -> None:
     """Behind the camera, far off the screen, over the whole screen, transparent, opaque, tied in depth, black."""
     settings = replace(SETTINGS, extent=extent)
     scene = make_scene(64, settings, seed=3)
@@ -82,29 +80,29 @@ def test_awkward_gaussians(emulated, extent) -> None:
     scene.means[0, 8] = scene.means[0, 9]
     scene.sh[10] = -3.0
     scene.scales[0, 11] = 0.01  # three equal axes: the normal is x
-    compare(scene, settings)
+    compare(scene.to(device), settings)
 
 
-def test_no_gaussians(emulated) -> None:
-    scene = make_scene(0, SETTINGS)
+def test_no_gaussians(device) -> None:
+    scene = make_scene(0, SETTINGS).to(device)
     output, _ = draw(scene, SETTINGS, "cuda")
     assert torch.equal(output.color, scene.background[..., None, None].expand_as(output.color))
     assert not output.alpha.any() and not output.normal.any() and output.radii.shape == (1, 0)
 
 
-def test_longer_lists_grow_and_draw_the_same(emulated, monkeypatch) -> None:
+def test_longer_lists_grow_and_draw_the_same(device, monkeypatch) -> None:
     from gaussian_rasterization.cuda import tile_capacity, tiles
 
-    scene = make_scene(200, SETTINGS)
+    scene = make_scene(200, SETTINGS).to(device)
     truth, _ = draw(scene, SETTINGS, "cuda")
     monkeypatch.setattr(tiles, "_capacities", {})
     monkeypatch.setattr(tiles, "INITIAL_CAPACITY", 4)
     output, _ = draw(scene, SETTINGS, "cuda")
-    assert tile_capacity(torch.device("cpu")) >= 64
+    assert tile_capacity(device) >= 64
     assert torch.equal(output.color, truth.color)
 
 
-def test_lists_beyond_shared_memory(emulated, monkeypatch) -> None:
+def test_lists_beyond_shared_memory(device, monkeypatch) -> None:
     """More than SORT_SHARED Gaussians in a tile are sorted in global memory."""
     from gaussian_rasterization.cuda import tile_capacity, tiles
 
@@ -112,8 +110,8 @@ def test_lists_beyond_shared_memory(emulated, monkeypatch) -> None:
     settings = RasterSettings(width=8, height=8, sh_degree=0)
     scene = make_scene(4300, settings)
     scene.opacities.fill_(0.006)
-    compare(scene, settings)
-    assert tile_capacity(torch.device("cpu")) == 8192
+    compare(scene.to(device), settings)
+    assert tile_capacity(device) == 8192
 
 
 def test_captured_overflow_is_told_once(emulated, monkeypatch) -> None:
@@ -137,11 +135,12 @@ def test_captured_overflow_is_told_once(emulated, monkeypatch) -> None:
     check_overflow()
 
 
-def test_active_count_is_a_prefix(emulated) -> None:
-    scene = make_scene(100, SETTINGS, extra=1)
+def test_active_count_is_a_prefix(device) -> None:
+    scene = make_scene(100, SETTINGS, extra=1).to(device)
     count = 60
-    whole = gradients(scene, active_count=torch.tensor([count], dtype=torch.int32))
-    output, _ = draw(scene, SETTINGS, "cuda", active_count=torch.tensor([count], dtype=torch.int32))
+    active = torch.tensor([count], dtype=torch.int32, device=device)
+    whole = gradients(scene, active_count=active)
+    output, _ = draw(scene, SETTINGS, "cuda", active_count=active)
     shared = {"world_to_camera", "focal", "background"}
     prefix = Scene(
         **{
@@ -158,8 +157,8 @@ def test_active_count_is_a_prefix(emulated) -> None:
         assert not whole[name].narrow(along, count, 40).any(), name
 
 
-def test_detached_extra_moves_nothing_else(emulated) -> None:
-    scene = make_scene(100, SETTINGS, extra=2)
+def test_detached_extra_moves_nothing_else(device) -> None:
+    scene = make_scene(100, SETTINGS, extra=2).to(device)
     output, leaves = draw(scene, SETTINGS, "cuda", detach_extra=True)
     output.extra.square().sum().backward()
     attached, attached_leaves = draw(scene, SETTINGS, "cuda")
@@ -170,14 +169,14 @@ def test_detached_extra_moves_nothing_else(emulated) -> None:
         assert name == "sh" or attached_leaves[name].grad.any(), name
 
 
-def test_second_backward_gives_the_same(emulated) -> None:
-    output, leaves = draw(make_scene(80, SETTINGS), SETTINGS, "cuda")
+def test_second_backward_gives_the_same(device) -> None:
+    output, leaves = draw(make_scene(80, SETTINGS).to(device), SETTINGS, "cuda")
     loss = output.color.square().sum()
     first = torch.autograd.grad(loss, leaves["means"], retain_graph=True)[0]
     second = torch.autograd.grad(loss, leaves["means"])[0]
     assert relative_error(second, first) < 1e-6
 
 
-def test_too_many_extra_channels_are_refused(emulated) -> None:
+def test_too_many_extra_channels_are_refused(device) -> None:
     with pytest.raises(RasterizerError, match="at most 4"):
-        draw(make_scene(5, SETTINGS, extra=5), SETTINGS, "cuda")
+        draw(make_scene(5, SETTINGS, extra=5).to(device), SETTINGS, "cuda")
