@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from instag.api import find_subjects
-from instag.config import Config, load_config, to_dict
+from instag.config import Config, from_dict, load_config, to_dict
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import FPS, PACK_SUFFIX
 from instag.errors import DataError, InstagError
@@ -100,9 +100,14 @@ def plan(options: Options) -> list[Job]:
 def _finished(job: Job) -> bool:
     folder = Path(job.payload["folder"])
     result = result_of(folder)
-    if result is not None and result["recipe"] != json.loads(json.dumps(job.payload["recipe"])):
+    if result is not None and _today(result["recipe"]) != json.loads(json.dumps(job.payload["recipe"])):
         raise InstagError(f"{folder} was made with other settings: choose a new output folder, or delete it")
     return result is not None
+
+
+def _today(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of an earlier run with settings that have been added since, at their defaults."""
+    return {**recipe, "settings": json.loads(json.dumps(to_dict(from_dict(Config, recipe["settings"]))))}
 
 
 def _pretrainings(options: Options) -> Iterator[Job]:
