@@ -183,6 +183,7 @@ class KernelModule:
         code = cached_code(source, target)
         self._object = ObjectCode.from_cubin(code) if target.code_type == "cubin" else ObjectCode.from_ptx(code)
         self._kernels: dict[str, object] = {}
+        self._allowed: dict[str, int] = {}  # bytes of dynamic shared memory that a kernel may be launched with
 
     def prepare(self, *names: str, shared_bytes: int = 0) -> KernelModule:
         """Load kernels now: the first launch inside a graph capture must not have to. Returns itself."""
@@ -214,13 +215,13 @@ class KernelModule:
         return {key: getattr(values, key) for key in ("num_regs", "local_size_bytes", "shared_size_bytes")}
 
     def _kernel(self, name: str, shared_bytes: int) -> object:
-        key = name if shared_bytes <= STATIC_SHARED_BYTES else f"{name}:{shared_bytes}"
-        if key not in self._kernels:
-            kernel = self._object.get_kernel(name)
-            if shared_bytes > STATIC_SHARED_BYTES:
-                _allow_shared_memory(kernel, shared_bytes, self.device_index)
-            self._kernels[key] = kernel
-        return self._kernels[key]
+        if name not in self._kernels:
+            self._kernels[name] = self._object.get_kernel(name)
+        kernel = self._kernels[name]
+        if shared_bytes > self._allowed.get(name, STATIC_SHARED_BYTES):  # a limit, never lowered by a smaller launch
+            _allow_shared_memory(kernel, shared_bytes, self.device_index)
+            self._allowed[name] = shared_bytes
+        return kernel
 
 
 def _bind_context(device_index: int) -> None:
