@@ -37,7 +37,7 @@ from instag.errors import DataError
 MAX_FEATURE_GAP = FPS  # frames that the features may be shorter than the clip; what is missing counts as silence
 MIN_SIZE = 16  # px
 LABEL_THREADS = 8  # that decode label maps for statistics
-UPLOAD_FRAMES = 32  # pictures a chunk on their way to a device
+UPLOAD_FRAMES = 8  # pictures a chunk on their way to a device; each reader has two chunks in memory
 
 
 class SubjectDataset:
@@ -255,8 +255,7 @@ class SubjectDataset:
         image = torch.empty((*shape, 3), dtype=torch.uint8, device=device)
         plate = torch.empty_like(image)
         labels = torch.empty(shape, dtype=torch.uint8, device=device)
-        for number, chunk in enumerate(self.store.stream(index, UPLOAD_FRAMES)):
-            start = number * UPLOAD_FRAMES
+        for start, chunk in self.store.stream(index, UPLOAD_FRAMES):
             here = chunk[: max(0, stay - start)]
             if here:
                 rows = slice(start, start + len(here))

@@ -10,7 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,8 @@ from instag.errors import DataError
 
 KEY_INTERVAL = FPS  # frames between key frames of our own videos (layout.SubjectFolder.frames)
 DEFAULT_CACHE_BYTES = 1 << 30
+READERS = 8  # that decode a stream of frames, each a run of it
+SHORTEST_RUN = 2 * KEY_INTERVAL  # frames; a reader decodes up to KEY_INTERVAL more to get to its first
 VIDEO_CRF = 12  # H.264 4:4:4: 44 dB at 2 MB per 10 s at 512 px (issue 2, item 3)
 VIDEO_PIXELS = "yuv444p"
 
@@ -113,6 +115,9 @@ class FrameSource(Protocol):
     def network_prior(self, i: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Depth [H, W] and normals [H, W, 3] (OpenGL camera axes) that a network wrote, or None."""
 
+    def twin(self) -> FrameSource:
+        """The same subject with decoders of its own, for another thread; needs no close, and must not outlive this."""
+
     def close(self) -> None:
         """Release files and decoders."""
 
@@ -159,6 +164,10 @@ class VideoFrames:
         capture.set(opencv().CAP_PROP_POS_FRAMES, self._next)
         self._group = {j: self._decode(j) for j in range(self._next, i + 1)}
         return self._group[i]
+
+    def twin(self) -> VideoFrames:
+        """The same video with a decoder of its own."""
+        return VideoFrames(self.path, self.frames, self.label)
 
     def close(self) -> None:
         """Release the decoder; the next read opens it again."""
@@ -233,26 +242,42 @@ class FrameStore:
                 return self._cache[i].labels
             return resize_labels(self.source.labels(i), self.size)
 
-    def stream(self, indices: Sequence[int], chunk: int) -> Iterator[list[Picture]]:
-        """Frames in this order, `chunk` of them at a time, past the cache.
+    def stream(self, indices: Sequence[int], chunk: int) -> Iterator[tuple[int, list[Picture]]]:
+        """These frames past the cache, at most `chunk` together with the place of the first among them; in any order.
 
-        Image, plate and labels are decoded by a thread each, one chunk ahead of what is handed out.
+        Several readers decode a run of frames each, one chunk ahead of what is handed out.
         """
-        parts = [indices[start : start + chunk] for start in range(0, len(indices), chunk)]
-        readers = (self.source.image, self.source.plate, self.source.labels)
-        with self._lock, ThreadPoolExecutor(len(readers)) as pool:
+        readers = max(1, min(READERS, os.cpu_count() or 1, len(indices) // SHORTEST_RUN))
+        bounds = [len(indices) * k // readers for k in range(readers + 1)]
+        with self._lock, ThreadPoolExecutor(readers) as pool:
+            runs = [
+                (self.source.twin(), iter(range(first, last, chunk)), last)
+                for first, last in zip(bounds[:-1], bounds[1:], strict=True)
+            ]
 
-            def submit(part: Sequence[int]) -> list[Future]:
-                return [pool.submit(lambda read: [read(int(i)) for i in part], reader) for reader in readers]
+            def submit(source: FrameSource, starts: Iterator[int], last: int) -> Future | None:
+                start = next(starts, None)
+                return None if start is None else pool.submit(read, source, start, min(start + chunk, last))
 
-            ahead = submit(parts[0]) if parts else []
-            for k, part in enumerate(parts):
-                arrays = [future.result() for future in ahead]
-                ahead = submit(parts[k + 1]) if k + 1 < len(parts) else []
-                yield [self._picture(int(i), *three) for i, *three in zip(part, *arrays, strict=True)]
+            def read(source: FrameSource, start: int, stop: int) -> tuple[int, list[Picture]]:
+                return start, [self._load(int(indices[j]), source) for j in range(start, stop)]
 
-    def _load(self, i: int) -> Picture:
-        return self._picture(i, self.source.image(i), self.source.plate(i), self.source.labels(i))
+            ahead = {future: run for run in runs if (future := submit(*run)) is not None}
+            try:
+                while ahead:
+                    for future in wait(ahead, return_when=FIRST_COMPLETED).done:
+                        run = ahead.pop(future)
+                        following = submit(*run)
+                        if following is not None:
+                            ahead[following] = run
+                        yield future.result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _load(self, i: int, source: FrameSource | None = None) -> Picture:
+        source = source or self.source
+        return self._picture(i, source.image(i), source.plate(i), source.labels(i))
 
     def _picture(self, i: int, image: np.ndarray, plate: np.ndarray, labels: np.ndarray) -> Picture:
         """A frame's stored parts, checked, over the plate, at the working size."""

@@ -6,6 +6,7 @@ no `frames.mp4` or `plates.mp4` of our own.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import shutil
@@ -217,6 +218,12 @@ class PackSource:
             raise DataError(f"{self.path}: the subject was packed without sound; {REMEDY}")
         return read_wave(io.BytesIO(self._read(Pack.AUDIO)), f"{self.path}: {Pack.AUDIO}")
 
+    def twin(self) -> PackSource:
+        """This pack with decoders of its own, on the same temporary copies."""
+        other = copy.copy(self)
+        other._videos = {name: self._video(name).twin() for name in (Pack.FRAMES, Pack.PLATES)}
+        return other
+
     def close(self) -> None:
         """Release decoders, the archive and the temporary copies."""
         for video in self._videos.values():
@@ -285,15 +292,15 @@ class PackSource:
         if self._scratch is None:
             self._scratch = Path(tempfile.mkdtemp(prefix="instag-"))
             self._remove_scratch = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        copy = self._scratch / name
+        unpacked = self._scratch / name
         try:
-            with self._archive.open(self._members[name]) as member, copy.open("wb") as file:
+            with self._archive.open(self._members[name]) as member, unpacked.open("wb") as file:
                 shutil.copyfileobj(member, file, COPY_BYTES)
         except zipfile.BadZipFile as error:
             raise DataError(f"{self.path}: {name} is damaged ({error}); {REMEDY}") from None
         except OSError as error:
-            raise DataError(f"{copy}: cannot be written ({error.strerror}); free space or set TMPDIR") from None
-        self._videos[name] = VideoFrames(copy, self.frames, f"{self.path}: {name}")
+            raise DataError(f"{unpacked}: cannot be written ({error.strerror}); free space or set TMPDIR") from None
+        self._videos[name] = VideoFrames(unpacked, self.frames, f"{self.path}: {name}")
         return self._videos[name]
 
 

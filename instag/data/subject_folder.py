@@ -6,6 +6,7 @@ missing the field's pictures and text files are read. Optional parts (teeth_mask
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import tempfile
@@ -90,6 +91,13 @@ class FolderSource:
             return self._background
         path = self.folder.torso(i)
         return lay_over(decode_picture(_read_bytes(path), str(path), alpha=True), self._background, str(path))
+
+    def twin(self) -> FolderSource:
+        """This folder with decoders of its own."""
+        other = copy.copy(self)
+        other._frames_video = self._frames_video and self._frames_video.twin()
+        other._plates_video = self._plates_video and self._plates_video.twin()
+        return other
 
     def plates_video(self) -> bytes:
         """All plates as one H.264 file; encoded here where the folder has only the field's torso_imgs."""

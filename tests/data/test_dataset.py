@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from instag.data import frame_store
 from instag.data.dataset import SubjectDataset, inner_lip_heights, lip_rectangles
 from instag.data.frame_store import VideoFrames
 from instag.data.layout import EXPRESSION_UNITS, LABEL_COLORS, Label, SubjectFolder
 from instag.data.subject_folder import labels_from_colors, lay_over
+from instag.data.pack import write_pack
 from instag.data.streamed import RING, FrameFile
 from instag.errors import DataError
 
@@ -278,6 +280,19 @@ def test_streamed_frames_give_the_same_batches(dataset, tmp_path, device, stay):
 def test_a_scratch_folder_without_room_is_named(tmp_path):
     with pytest.raises(DataError, match="need .* MiB there"):
         FrameFile(tmp_path, 10**9, 512)
+
+
+@pytest.mark.parametrize("form", ["pack", "folder"])
+def test_several_readers_stream_every_frame_once(made_subject, tmp_path, monkeypatch, form):
+    monkeypatch.setattr(frame_store, "SHORTEST_RUN", 5)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    path = made_subject if form == "folder" else write_pack(SubjectFolder(made_subject), tmp_path / "it.instag")
+    indices = [*range(2, 58), 7]
+    with SubjectDataset.open(path) as opened:
+        found = {s + j: p for s, chunk in opened.store.stream(indices, 4) for j, p in enumerate(chunk)}
+        assert sorted(found) == list(range(len(indices)))
+        for place, i in enumerate(indices):
+            assert all(np.array_equal(a, b) for a, b in zip(found[place], opened.picture(i), strict=True))
 
 
 @pytest.mark.parametrize("indices", [[-1], [MADE_FRAMES]])
