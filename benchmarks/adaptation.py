@@ -10,6 +10,7 @@ seconds; then `instag evaluate`. Runs:
     fast/2, fast*2    adapt_fast with half, twice the steps (time-to-quality curve; any number)
 
 `--gpus 0,1` runs several at a time, one per GPU. LMD and lip r need mediapipe; without it their columns are empty.
+`--keep FILE` keeps the first run's avatar.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PATHS = [str(ROOT), *(str(path) for path in sorted((ROOT / "submodules").iterdir()))]
 sys.path[:0] = PATHS
 
-from timing import environment  # noqa: E402
+from timing import environment, table  # noqa: E402
 
 from instag.config import load_config, scale_clocks  # noqa: E402
 
@@ -117,23 +119,25 @@ def adapt_once(name: str, seed: int, gpu: str, options: argparse.Namespace) -> d
                     "gaussians": [line.get("gaussians") for line in lines[:: max(1, len(lines) // 10)]],
                 }
         call(MEASURE, gpu, output, subject, str(report))
+        if options.keep and not options.keep.exists():
+            shutil.copyfile(Path(output) / "avatar.safetensors", options.keep)
         measured = json.loads((report / "metrics.json").read_text())
         result["gaussians"] = (result["face"]["gaussians"] or [None])[-1]
         return result | {key: value for key, value in measured.items() if not isinstance(value, list)}
 
 
-def table(rows: list[dict]) -> str:
-    """Mean and, from several seeds, deviation of each column, one line per run."""
-    lines = ["| run | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+def summary(rows: list[dict]) -> dict[str, dict]:
+    """Mean and, from several seeds, deviation of each column, one entry per run."""
+    result = {}
     for name in dict.fromkeys(row["run"] for row in rows):
         done = [row for row in rows if row["run"] == name and "error" not in row]
-        cells = []
+        cells: dict[str, object] = {"seeds": len(done)}
         for column in COLUMNS:
             values = [float(row[column]) for row in done if row.get(column) is not None]
             spread = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.4g}{spread}" if values else "")
-        lines.append(f"| {name} | {len(done)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            cells[column] = f"{statistics.mean(values):.4g}{spread}" if values else ""
+        result[name] = cells
+    return result
 
 
 def main() -> None:
@@ -144,6 +148,7 @@ def main() -> None:
     parser.add_argument("--gpus", default="0", help="comma-separated; one run at a time on each")
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.NAME=VALUE", help="settings of every run")
     parser.add_argument("--scratch", type=Path, default=None, help="folder for runs; default: the system's")
+    parser.add_argument("--keep", type=Path, help="copy the first run's avatar here")
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
     options = parser.parse_args()
     for name in options.runs:
@@ -170,7 +175,7 @@ def main() -> None:
     with ThreadPoolExecutor(free.qsize()) as pool:
         list(pool.map(work, jobs))
     print(json.dumps(result, indent=1))
-    print(table(result["rows"]), file=sys.stderr)
+    print(table(summary(result["rows"])), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The motion fields on a GPU: forward + backward of face, mouth, personalised fields and aligner, time per kernel.
 
-    python3 benchmarks/motion_field.py --out motion_field.json     # no data needed; about 2 minutes
+    python3 benchmarks/motion_field.py [--short] --out motion_field.json     # no data needed; about 2 minutes
 
 Rows: milliseconds as a CUDA graph; behind them the kernels in microseconds. "Without audio" gives the field a ready
-audio vector. Variants change one number of the kernels' modules and time the face alone.
+audio vector. Variants change one number of the kernels' modules and time the face alone; `--short` leaves them, the
+smallest and the largest count of points out.
 """
 
 from __future__ import annotations
@@ -143,7 +144,11 @@ def main() -> None:
     """Time everything, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
+    parser.add_argument("--short", action="store_true")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("motion_field: torch sees no CUDA device; run it on a machine with one")
+    out, counts = options.out, VARIANT_POINTS if options.short else POINTS
     torch.manual_seed(0)
     result: dict = {"environment": timing.environment()}
 
@@ -156,7 +161,7 @@ def main() -> None:
         out.write_text(json.dumps(result, indent=1))
 
     for name, (field, conditions) in fields(audio=False).items():
-        for points in POINTS:
+        for points in counts:
             note(f"{name}, without audio", points, forward_backward(field, points, conditions))
     for name, (field, conditions) in fields(audio=True).items():
         if conditions:
@@ -166,10 +171,12 @@ def main() -> None:
             for branch, call in rivals_calls(count, points).items():
                 note(f"{count} rivals and contrast, {branch}", points, call)
     face, conditions = fields(audio=False)["face"]
-    for name, (module, numbers) in VARIANTS.items():
+    for name, (module, numbers) in ({} if options.short else VARIANTS).items():
         with changed(module, numbers):
             for points in VARIANT_POINTS:
                 note(f"face, {name}", points, forward_backward(face, points, conditions))
+    del result["environment"]
+    print(timing.table({f"{name}, {points}": row for name, rows in result.items() for points, row in rows.items()}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Pre-training on a GPU: milliseconds per step and memory as the number of videos grows. One JSON, one table.
+"""Pre-training on a GPU: milliseconds per step, and memory as the number of videos grows. One JSON, one table.
 
     python3 benchmarks/pretraining.py CORPUS [--videos 1,2,5,8,16] [--steps 1500] [--points 20000] [--out FILE]
 
 CORPUS: a folder of processed clips (`.instag` files or folders), taken in order of their names and again from the start
 where there are fewer than asked for. Every count is a process of its own that runs `instag pretrain` with all terms of
 the loss. Structure fields start with `--points` Gaussians each and keep them, so that counts can be compared.
+`frames_MiB` is what the videos' pictures hold of the peak; the rest, per further video, is what a video costs:
+structure and personalised field with their optimisers, density statistics, the state to go back to.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +25,7 @@ PATHS = [str(ROOT), *(str(path) for path in sorted((ROOT / "submodules").iterdir
 sys.path[:0] = PATHS
 
 import torch  # noqa: E402
-from timing import environment  # noqa: E402
+from timing import environment, table  # noqa: E402
 
 from instag.api import find_subjects  # noqa: E402
 from instag.data.layout import PACK_SUFFIX  # noqa: E402
@@ -34,9 +37,18 @@ import json, sys
 from pathlib import Path
 import torch
 from instag.api import pretrain_fields
+from instag.data.dataset import SubjectDataset
+frames, upload = 0, SubjectDataset.to_device
+def counted(*arguments):
+    global frames
+    before = torch.cuda.memory_allocated()
+    made = upload(*arguments)
+    frames += torch.cuda.memory_allocated() - before
+    return made
+SubjectDataset.to_device = counted
 corpus, output, size, *options = sys.argv[1:]
 pretrain_fields(Path(corpus), Path(output), "pretrain", [f"data.size={size}", *options], "cuda", progress=False)
-print(json.dumps({"peak_MiB": torch.cuda.max_memory_allocated() / 2**20}))
+print(json.dumps({"peak_MiB": torch.cuda.max_memory_allocated() / 2**20, "frames_MiB": frames / 2**20}))
 """
 
 
@@ -82,8 +94,16 @@ def measure(subjects: list[Path], count: int, options: argparse.Namespace) -> di
             lines = [json.loads(line) for line in (output / f"{branch}.jsonl").open()]
             late = [line for line in lines if line["step"] >= SETTLED * options.steps]
             first, last = late[0], late[-1]
-            result[branch] = round(1000 * (last["seconds"] - first["seconds"]) / (last["step"] - first["step"]), 3)
+            result[f"{branch}_ms"] = round(
+                1000 * (last["seconds"] - first["seconds"]) / (last["step"] - first["step"]), 3
+            )
         return result
+
+
+def memory_per_video(rows: dict[int, dict]) -> float | None:
+    """MiB that each further video takes besides its pictures: the slope of a line through the counts that ran."""
+    held = {count: row["peak_MiB"] - row["frames_MiB"] for count, row in rows.items() if "peak_MiB" in row}
+    return round(statistics.linear_regression(list(held), list(held.values())).slope, 2) if len(held) > 1 else None
 
 
 def main() -> None:
@@ -99,13 +119,15 @@ def main() -> None:
         raise SystemExit("pretraining: torch sees no CUDA device; run it on a machine with one")
     subjects = find_subjects(options.corpus)
     result: dict = {"environment": environment(), "points": options.points, "size": options.size}
-    print("| videos | face ms | mouth ms | peak MiB |\n|---|---|---|---|", file=sys.stderr)
+    rows: dict[int, dict] = {}
     for count in (int(each) for each in options.videos.split(",")):
-        row = result[f"{count} videos"] = measure(subjects, count, options)
-        cells = (count, row.get("face"), row.get("mouth"), round(row.get("peak_MiB", 0)))
-        print("| " + " | ".join(map(str, cells)) + " |", *row.get("error", []), file=sys.stderr, flush=True)
+        row = rows[count] = result[f"{count} videos"] = measure(subjects, count, options)
+        print(f"{count} videos: {row}", file=sys.stderr, flush=True)
+        result["MiB_per_video"] = memory_per_video(rows)
         if options.out:
             options.out.write_text(json.dumps(result, indent=1) + "\n")
+    cost = {"each further video": {"MiB besides its pictures": result["MiB_per_video"]}}
+    print(table({f"{count} videos": row for count, row in rows.items()} | cost), file=sys.stderr)
     print(json.dumps(result, indent=1))
 
 

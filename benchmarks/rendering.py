@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT), *(str(path) for path in sorted((ROOT / "submodules").
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from timing import environment, interval_ms, kernel_times  # noqa: E402
+from timing import environment, interval_ms, kernel_times, table  # noqa: E402
 
 from instag.api import load_avatar  # noqa: E402
 from instag.data.audio import get_extractor  # noqa: E402
@@ -114,14 +114,15 @@ def video(avatar, features: np.ndarray) -> dict | str:
     return result
 
 
-def table(result: dict) -> str:
-    """Frames per second of every part that has them."""
-    lines = ["| rendering | FPS |", "|---|---|"]
-    for part, entries in result.items():
-        if isinstance(entries, dict):
-            rows = {name: entry.get("fps") for name, entry in entries.items() if isinstance(entry, dict)}
-            lines += [f"| {part}, {name} | {fps:,} |" for name, fps in rows.items() if fps is not None]
-    return "\n".join(lines)
+def rates(result: dict) -> dict[str, dict]:
+    """Frames per second of every part that has them, a row each."""
+    return {
+        f"{part}, {name}": {"FPS": entry["fps"]}
+        for part, entries in result.items()
+        if isinstance(entries, dict)
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and "fps" in entry
+    }
 
 
 def main() -> None:
@@ -160,7 +161,7 @@ def main() -> None:
     if options.out:
         options.out.write_text(text + "\n")
     print(text)
-    print(table(result), file=sys.stderr)
+    print(table(rates(result)), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ PATHS = [str(ROOT), *(str(path) for path in sorted((ROOT / "submodules").iterdir
 sys.path[:0] = PATHS
 
 import torch  # noqa: E402
-from timing import environment, interval_ms, kernel_times  # noqa: E402
+from timing import environment, interval_ms, kernel_times, table  # noqa: E402
 
 from instag.api import adapt_subject  # noqa: E402
 from instag.build import build_face, build_mouth  # noqa: E402
@@ -262,19 +262,19 @@ def tables(result: dict) -> str:
     """The figures to read, one table a part."""
     lines = []
     if "error" not in result.get("iteration", {"error": None}):
-        lines += ["| step | called ms | graph ms | replay ms | kernels us | launches | MiB |", "|---" * 7 + "|"]
+        rows = {}
         for name, entry in result["iteration"].items():
             if isinstance(entry, dict):
-                graph, called = entry["graph"], entry["called"]
-                kernels = graph.get("kernels_us", {})
-                cells = [called["step_ms"], graph["step_ms"], graph.get("replay_ms"), kernels.get("sum")]
-                cells += [kernels.get("launches"), graph["peak_MiB"]]
-                lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
+                graph, kernels = entry["graph"], entry["graph"].get("kernels_us", {})
+                rows[name] = {"called ms": entry["called"]["step_ms"], "graph ms": graph["step_ms"]}
+                rows[name] |= {"replay ms": graph.get("replay_ms"), "kernels us": kernels.get("sum")}
+                rows[name] |= {"launches": kernels.get("launches"), "MiB": graph["peak_MiB"]}
+        lines.append(table(rows))
     if "error" not in result.get("phases", {"error": None}):
         entry = result["phases"]
-        lines += ["", f"whole adaptation {entry['wall_s']} s", "| phase | seconds | calls |", "|---|---|---|"]
-        lines += [f"| {name} | {s} | {entry['calls'].get(name, '')} |" for name, s in entry["seconds"].items()]
-        lines += [f"| stage {name} | {entry[name]['seconds']} | |" for name in STAGES]
+        rows = {name: {"seconds": s, "calls": entry["calls"].get(name, "")} for name, s in entry["seconds"].items()}
+        rows |= {f"stage {name}": {"seconds": entry[name]["seconds"]} for name in STAGES}
+        lines += ["", f"whole adaptation {entry['wall_s']} s", table(rows)]
     return "\n".join(lines)
 
 
