@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from instag.camera import Camera
 from instag.config import StageConfig
+from instag.data.frame_store import opencv
 from instag.data.layout import Label
 from instag.errors import DataError
 from instag.fields.structure import GaussianField, random_head_points, random_mouth_points
@@ -108,10 +108,7 @@ class _Surface:
         if not len(which):
             return np.zeros((0, 3)), np.zeros((0, 3))
         focal = float(camera.focal[0])
-        # Off the mesh its nearest point counts, found among every COARSE-th pixel of a row and column.
-        nearest = COARSE * distance_transform_edt(
-            ~self.valid[::COARSE, ::COARSE], return_distances=False, return_indices=True
-        )
+        nearest = COARSE * nearest_true(self.valid[::COARSE, ::COARSE])  # off the mesh its nearest point counts
         near = np.where(self.valid[rows, columns], [rows, columns], nearest[:, rows // COARSE, columns // COARSE])
         depth = self.depth[tuple(near)].astype(np.float64)
         if branch == "face":
@@ -123,3 +120,13 @@ class _Surface:
         in_camera = np.concatenate([rays, np.ones((len(rows), 1))], 1) * depth[:, None]
         pose = camera.world_to_camera[0].numpy().astype(np.float64)
         return (in_camera - pose[:3, 3]) @ pose[:3, :3], self.image[rows, columns] / 255
+
+
+def nearest_true(mask: np.ndarray) -> np.ndarray:
+    """Row and column of about the nearest true cell for every cell of a mask [H, W] with one: int64 [2, H, W]."""
+    cv2 = opencv()
+    outside = (~mask).astype(np.uint8)
+    _, names = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    cells = np.zeros((names.max() + 1, 2), np.int64)
+    cells[names[mask]] = np.argwhere(mask)
+    return cells[names].transpose(2, 0, 1)

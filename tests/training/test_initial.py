@@ -7,7 +7,7 @@ import torch
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import Label
 from instag.errors import DataError
-from instag.training.initial import lifted_points
+from instag.training.initial import lifted_points, nearest_true
 from instag.training.stage import Subject
 
 INDICES = np.arange(0, 60, 3)
@@ -51,3 +51,13 @@ def test_a_branch_that_is_never_seen_is_an_error(dataset, monkeypatch):
     )
     with pytest.raises(DataError, match="covers 0 pixels"):
         lifted_points("face", 500, Subject(dataset, INDICES, 0.1), np.random.default_rng(0))
+
+
+def test_the_nearest_true_cell():
+    mask = np.random.default_rng(0).random((40, 50)) < 0.02
+    cells = np.argwhere(mask)
+    found = nearest_true(mask)
+    assert mask[tuple(found)].all() and (cells == found[:, mask].T).all()
+    grid = np.indices(mask.shape)
+    true = np.hypot(*(grid[..., None] - cells.T[:, None, None])).min(-1)
+    assert (np.hypot(*(found - grid)) <= 1.1 * true + 1e-9).all()  # OpenCV's distances are nearly Euclidean
