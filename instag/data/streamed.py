@@ -3,7 +3,6 @@ through a few rows, copied ahead of the steps that read them."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections import OrderedDict
@@ -51,13 +50,14 @@ class FrameFile:
 
     def write(self, number: int, picture: Picture) -> None:
         """Frame `number`, counted from 0 in this file."""
-        data = np.concatenate([part.reshape(-1) for part in picture])
-        os.pwrite(self._file.fileno(), data, number * self._frame)
+        self._file.seek(number * self._frame)
+        if self._file.write(np.concatenate([part.reshape(-1) for part in picture])) != self._frame:
+            raise DataError(f"the scratch file of decoded frames cannot hold frame {number}: free space on its disk")
 
     def read(self, number: int, out: Tensor) -> None:
         """Frame `number` into `out`, uint8 [frame bytes] on the host: image, plate, labels."""
-        found = os.preadv(self._file.fileno(), [out.numpy()], number * self._frame)
-        if found != self._frame:
+        self._file.seek(number * self._frame)
+        if self._file.readinto(out.numpy()) != self._frame:
             raise DataError(f"the scratch file of decoded frames ends in frame {number}: is its disk full?")
 
 
