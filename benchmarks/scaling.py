@@ -158,9 +158,14 @@ def by_length(options: argparse.Namespace) -> dict:
                 command = [sys.executable, __file__, str(path), "--child", mode, "--lengths", str(frames)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 lines = done.stdout.splitlines()
-                entry = json.loads(lines[-1]) if done.returncode == 0 else {"error": done.stderr[-800:]}
+                entry = (
+                    json.loads(lines[-1]) if done.returncode == 0 else {"error": done.stderr.strip().splitlines()[-8:]}
+                )
                 result[f"{frames} {mode}"] = entry
-    return result
+    failed = {name: entry["error"][-1:] for name, entry in result.items() if "error" in entry}
+    return result | (
+        {"error": [f"{name}: {line}" for name, lines in failed.items() for line in lines]} if failed else {}
+    )
 
 
 def length_child(path: Path, frames: int, mode: str) -> dict:
@@ -236,8 +241,6 @@ def tables(result: dict) -> str:
     lines = []
     for part in PARTS:
         entries = result.get(part, {})
-        if not entries or "error" in entries:
-            continue
         rows = {name: entry for name, entry in entries.items() if isinstance(entry, dict) and "error" not in entry}
         columns = list(dict.fromkeys(key for entry in rows.values() for key in entry))
         lines += ["", f"| {part} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
