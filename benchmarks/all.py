@@ -35,7 +35,6 @@ def commands(subject: Path, corpus: Path, out: Path, preset: str) -> dict[str, t
         "loss": (6, ["loss.py"]),
         "optimizer": (6, ["optimizer.py"]),
         "training": (22, ["training.py", str(subject), "--parts", "iteration"]),
-        "scaling": (90, ["scaling.py", str(subject)]),
         "adaptation": (30, ["adaptation.py", str(subject), "--runs", run, "--seeds", "1", "--keep", str(avatar)]),
         "rendering": (15, ["rendering.py", str(avatar), "--frames", "1000"]),
         "pretraining": (40, ["pretraining.py", str(corpus), "--videos", "1,5", "--steps", "400"]),
