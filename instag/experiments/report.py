@@ -114,7 +114,8 @@ def _preface(results: Results) -> str:
         f"{', '.join(map(str, seeds)) or 'none'}; on {', '.join(devices) or 'nothing'}. A figure is the mean over "
         "subjects and seeds +- the deviation between seeds (of the mean over subjects). *paper*: the published figure, "
         "other people, 512 px. A direction is the sign of a row's difference from the line that it is judged against: "
-        "it *agrees*, *disagrees*, or is *within spread* (smaller than both deviations). lip r, the correlation of lip "
+        "it *agrees*, *disagrees*, or is *within spread* (smaller than both deviations), over the subjects and seeds "
+        "that both lines have. lip r, the correlation of lip "
         "openings, stands in for Sync-C; LPIPS needs its weights."
     )
 
@@ -158,7 +159,8 @@ def show(value: Spread | None, form: str) -> str:
 
 
 def directions(line: PaperRow, against: PaperRow, group: Sequence, reference: Sequence, metrics: Sequence[str]) -> str:
-    """For each metric of both, whether our difference has the published sign."""
+    """For each metric of both, whether our difference has the published sign, on the subjects and seeds of both."""
+    group, reference = in_common(group, reference), in_common(reference, group)
     out = []
     for name in metrics:
         ours, other = spread(group, METRICS[name][0]), spread(reference, METRICS[name][0])
@@ -172,6 +174,16 @@ def directions(line: PaperRow, against: PaperRow, group: Sequence, reference: Se
             verdict = "same in the paper" if published == 0 else "within spread"
         out.append(f"{HEADERS.get(name, name)} {verdict}")
     return "; ".join(out)
+
+
+def in_common(group: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The results of a group whose subject and seed the other has too: an unfinished table compares like with like."""
+
+    def key(result: Mapping[str, Any]) -> tuple:
+        return result["recipe"].get("subject"), result["recipe"].get("seed")
+
+    there = {key(result) for result in other}
+    return [result for result in group if key(result) in there]
 
 
 def _all_rows(results: Results) -> str:

@@ -145,6 +145,14 @@ def test_the_report_judges_directions_with_spread(tmp_path):
 
 
 # --- made speakers ------------------------------------------------------------------------------------------------
+def test_an_unfinished_table_compares_the_subjects_of_both_rows():
+    def result(subject: str, seed: int) -> dict:
+        return {"recipe": {"subject": subject, "seed": seed}}
+
+    full, scratch = [result("anna", 0)], [result("anna", 0), result("ben", 0), result("anna", 1)]
+    assert report.in_common(scratch, full) == full and report.in_common(full, scratch) == full
+
+
 def test_shared_motion_and_style_sum_to_the_clip_s_own(tmp_path):
     from instag.synthetic import Speaker
     from instag.synthetic.landmarks import NAMES, head_landmarks
