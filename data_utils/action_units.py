@@ -72,8 +72,8 @@ def action_units(landmarks: np.ndarray, rotation: np.ndarray) -> dict[str, np.nd
     """
     points = frontal_points(landmarks, rotation)
     openness = eye_openness(points)
-    window = np.ones(2 * BLINK_MARGIN + 1)
-    neutral = np.convolve(openness < BLINK_RATIO, window, "same") < 0.5
+    near_blink = np.convolve(openness < BLINK_RATIO, np.ones(2 * BLINK_MARGIN + 1))[BLINK_MARGIN:-BLINK_MARGIN]
+    neutral = near_blink < 0.5
     if not neutral.any():
         neutral[:] = True
 

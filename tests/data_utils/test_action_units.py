@@ -77,6 +77,14 @@ def test_pose_and_size_do_not_matter():
             np.testing.assert_allclose(moved[name], still[name], atol=1e-6)
 
 
+@pytest.mark.parametrize("frames", [1, 7])
+def test_a_clip_shorter_than_the_blinks_margin_is_measured(frames):
+    still = measured(face())
+    brief = action_units(face()[:frames] + 250, np.tile(np.eye(3), (frames, 1, 1)))
+    for name in ACTION_UNITS:
+        np.testing.assert_allclose(brief[name], still[name][:frames], atol=1e-6)
+
+
 def test_csv_is_read_as_the_fields(tmp_path):
     units = measured(move([14], 1, 12))
     found = np.ones(FRAMES, bool)

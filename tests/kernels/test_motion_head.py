@@ -11,6 +11,7 @@ from instag.kernels import reason_missing
 
 pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
 TOLERANCE = 5e-6
+MANY_POINTS, MANY_TOLERANCE = 10_000, 1e-5  # the project's bar, where weights' gradients are sums over so many points
 
 
 def random_weights(kind, shapes, generator):
@@ -112,6 +113,7 @@ def check(name: str, points: int, frames: int, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
     kernel, truth, weights, widths = case(name, generator)
     kind = type(weights)
+    tolerance = TOLERANCE if points < MANY_POINTS else MANY_TOLERANCE
     inputs = [torch.randn(points, 36, generator=generator)]
     inputs += [torch.randn(frames, width, generator=generator) for width in widths]
     doubles = [each.double() for each in (*inputs[1:], *weights)]
@@ -122,13 +124,13 @@ def check(name: str, points: int, frames: int, device: torch.device) -> None:
     outputs = [each for each in kernel(*ours[:count], kind(*ours[count:])) if each is not None]
     expected = truth(*exact[:count], kind(*exact[count:]))
     for output, true_output in zip(outputs, expected, strict=True):
-        assert relative_error(output, true_output) < TOLERANCE
+        assert relative_error(output, true_output) < tolerance
     cotangents = [torch.randn(each.shape, generator=generator).to(device) for each in outputs]
     gradients = torch.autograd.grad(outputs, ours, cotangents)
     true_gradients = torch.autograd.grad(expected, exact, [each.double() for each in cotangents])
     names = ("features", "audio", "extra")[:count] + kind._fields
     for field, gradient, true_gradient in zip(names, gradients, true_gradients, strict=True):
-        assert relative_error(gradient, true_gradient) < TOLERANCE, field
+        assert relative_error(gradient, true_gradient) < tolerance, field
 
 
 CASES = [  # head, points, frames, KiB of shared memory, warps that follow
