@@ -23,6 +23,16 @@ from instag.data_utils.video import FrameReader, iterate_frames, probe
 from instag.errors import DataError, InstagError
 
 SIZE, COUNT = 128, 54  # of the subject made; frames of the base clip that are used
+SLOW = {  # each has a neighbour that takes the same way through the program
+    *("face that leaves", "face for moments"),
+    *("frames twice", "grey", "10 bit", "letterbox", "pictures late", "sound late", "wide pixels", "avi"),
+    *("webm", "mov", "turned 270", "stereo 8 kHz", "96 kHz", "spaces", "dash", "link"),
+}
+
+
+def rare_slow(cases):
+    """Names of the cases for `parametrize`, those of `SLOW` marked."""
+    return [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in cases]
 
 
 @pytest.fixture(scope="session")
@@ -142,7 +152,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", rare_slow(REFUSED))
 def test_refused_in_one_line(case, tmp_path, take, ingest):
     make, words = REFUSED[case]
     path = make(tmp_path / "clip.mp4", *take)
@@ -206,7 +216,7 @@ ACCEPTED = {  # what is written; frames of the subject; words of a warning
 }
 
 
-@pytest.mark.parametrize("case", ACCEPTED)
+@pytest.mark.parametrize("case", rare_slow(ACCEPTED))
 def test_accepted(case, tmp_path, take, ingest):
     make, frames, words = ACCEPTED[case]
     facts = check_result(ingest(make(tmp_path / "clip.mp4", *take)), frames, slack=14 if "cut off" in case else 1)
@@ -236,7 +246,7 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("case", READ)
+@pytest.mark.parametrize("case", rare_slow(READ))
 def test_read_alike(case, tmp_path, take, monkeypatch):
     frames, sound = take
     monkeypatch.chdir(tmp_path)
