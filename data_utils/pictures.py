@@ -78,5 +78,5 @@ def write_images(start: int, stop: int, root: Path, version: str) -> None:
         points = to_68_points(clip.landmarks[i : i + 1])[0]
         with atomic_path(folder.landmarks(i)) as partial:
             np.savetxt(partial, points, fmt="%.3f")
-        person = read_labels(folder, i) != Label.BACKGROUND
-        write_image(folder.ground_truth(i), np.where(person[..., None], frame, clip.plate.image))
+        person = cv2.compare(read_labels(folder, i), int(Label.BACKGROUND), cv2.CMP_NE)
+        write_image(folder.ground_truth(i), cv2.copyTo(frame, person, clip.plate.image.copy()))

@@ -111,17 +111,17 @@ def torso_layer(
     alpha[alpha < _LEAST_ALPHA] = 0
     colour = frame.copy()
     _unmix(colour, plate, alpha)
-    colour[painted] = paint
-    colour[alpha == 0] = 0
+    colour[np.nonzero(painted)] = paint
+    colour = cv2.copyTo(colour, cv2.compare(alpha, 0, cv2.CMP_GT))
     return np.dstack([colour, cv2.convertScaleAbs(alpha, alpha=255)])
 
 
 def compose(torso: np.ndarray, plate: np.ndarray) -> np.ndarray:
     """The torso layer (RGBA uint8 [H, W, 4], straight alpha) over the plate, uint8 [H, W, 3] (METHOD.md section 6)."""
     colour, opacity = torso[..., :3], torso[..., 3]
-    composite = np.where((opacity == 255)[..., None], colour, plate)
-    edge = (opacity > 0) & (opacity < 255)
-    alpha = opacity[edge, None].astype(np.float32) / 255
+    composite = cv2.copyTo(np.ascontiguousarray(colour), cv2.compare(opacity, 255, cv2.CMP_EQ), plate.copy())
+    edge = np.nonzero((opacity > 0) & (opacity < 255))
+    alpha = opacity[edge][:, None].astype(np.float32) / 255
     composite[edge] = (colour[edge] * alpha + plate[edge] * (1 - alpha)).astype(np.uint8)
     return composite
 
@@ -207,6 +207,6 @@ def _coverage(solid: np.ndarray, head: np.ndarray, size: int) -> np.ndarray:
 
 def _unmix(colour: np.ndarray, plate: np.ndarray, alpha: np.ndarray) -> None:
     """Replace the frame's colour on soft edges by the layer's own: frame = alpha * own + (1 - alpha) * plate."""
-    edge = (alpha > 0) & (alpha < 1)
-    a = alpha[edge, None]
+    edge = np.nonzero((alpha > 0) & (alpha < 1))
+    a = alpha[edge][:, None]
     colour[edge] = np.clip((colour[edge] - (1 - a) * plate[edge]) / a, 0, 255).round().astype(np.uint8)

@@ -19,7 +19,7 @@ import numpy as np
 
 from instag.data.layout import FPS
 from instag.errors import DataError
-from instag.media import VideoWriter
+from instag.media import VideoWriter, picture_of
 
 __all__ = ["ClipInfo", "Crop", "FrameReader", "VideoWriter", "iterate_frames", "probe", "read_range", "square_crop"]
 
@@ -279,10 +279,10 @@ def read_range(path: Path | str, start: int, stop: int) -> np.ndarray:
     Returns uint8 [n, H, W, 3]; fewer than asked for where the video ends.
     """
     with _open(path) as container:
-        return np.stack(list(_from(container, start, stop)))
+        return np.stack([picture_of(frame) for frame in _from(container, start, stop)])
 
 
-def _from(container: av.container.InputContainer, start: int, stop: int) -> Iterator[np.ndarray]:
+def _from(container: av.container.InputContainer, start: int, stop: int) -> Iterator[av.VideoFrame]:
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     container.seek(round(start / FPS / stream.time_base), stream=stream, backward=True)
@@ -291,39 +291,41 @@ def _from(container: av.container.InputContainer, start: int, stop: int) -> Iter
         if number >= stop:
             return
         if number >= start:
-            yield frame.to_ndarray(format="rgb24")
+            yield frame
 
 
 def read_all(path: Path | str) -> Iterator[np.ndarray]:
     """All frames of a video that this program wrote, in order, uint8 [H, W, 3]."""
     with _open(path) as container:
-        yield from (frame.to_ndarray(format="rgb24") for frame in _decode(container, path))
+        yield from (picture_of(frame) for frame in _decode(container, path))
 
 
 class FrameReader:
-    """Random access to a video that this program wrote; the last blocks of a second are kept, at most ~100 MB."""
+    """Random access to a video that this program wrote; the last blocks of a second are kept, at most ~100 MB.
+
+    They are kept as decoded and converted when asked for: some steps look at few frames of each block.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with _open(path) as container:
             video = container.streams.video[0]
             self.size, self.count = video.width, video.frames
-        self._blocks: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._blocks: OrderedDict[int, list[av.VideoFrame]] = OrderedDict()
         self._capacity = max(2, CACHE_BYTES // (BLOCK * self.size * self.size * 3))
 
     def __len__(self) -> int:
         return self.count
 
     def __call__(self, i: int) -> np.ndarray:
-        """Frame i, uint8 [H, W, 3]; read-only."""
+        """Frame i, uint8 [H, W, 3]."""
         if not 0 <= i < self.count:
             raise IndexError(f"{self.path} has {self.count} frames, not number {i}")
         block = i // BLOCK
         if block not in self._blocks:
-            frames = read_range(self.path, block * BLOCK, (block + 1) * BLOCK)
-            frames.setflags(write=False)
-            self._blocks[block] = frames
+            with _open(self.path) as container:
+                self._blocks[block] = list(_from(container, block * BLOCK, (block + 1) * BLOCK))
             while len(self._blocks) > self._capacity:
                 self._blocks.popitem(last=False)
         self._blocks.move_to_end(block)
-        return self._blocks[block][i - block * BLOCK]
+        return picture_of(self._blocks[block][i - block * BLOCK])

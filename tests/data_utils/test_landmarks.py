@@ -1,6 +1,7 @@
 """Landmarks: the 68 points, gaps, and what a user without MediaPipe reads."""
 
 import builtins
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +109,16 @@ def test_long_gaps_are_named():
         fill_gaps(*gap_track(30, range(7, 13)), "clip.mp4")
     with pytest.raises(DataError, match="no face found in any frame"):
         fill_gaps(*gap_track(30, range(30)), "clip.mp4")
+
+
+def test_networks_start_one_thread_each():
+    """By themselves they start one for every core of the machine, up to 53."""
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        pytest.skip("threads are counted in /proc")
+    before = len(list(tasks.iterdir()))
+    with FaceTracker(), PersonSegmenter():
+        assert len(list(tasks.iterdir())) - before <= 2
 
 
 def test_no_face_is_no_face():

@@ -9,7 +9,7 @@ import pytest
 
 from instag.data_utils.video import FrameReader, iterate_frames, probe, read_all, read_range, square_crop
 from instag.errors import DataError
-from instag.media import VideoWriter
+from instag.media import BT601, LIMITED_RANGE, VideoWriter, picture_of, to_planes
 
 SIZE = 64
 
@@ -73,6 +73,18 @@ def test_colours_survive(tmp_path):
     seen["opencv"] = cv2.VideoCapture(str(writer.path)).read()[1][..., ::-1]
     for reader, frame in seen.items():
         assert np.abs(frame.astype(int) - picture).mean() < 3, reader
+
+
+def test_colours_are_converted_as_swscale_does():
+    """Within a level either way, at a width whose planes are padded."""
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv444p", dst_colorspace=BT601)
+    ours, theirs = to_planes(rgb).astype(int), frame.to_ndarray().astype(int)
+    assert np.abs(ours - theirs).max() <= 1
+    frame.colorspace, frame.color_range = BT601, LIMITED_RANGE
+    assert np.abs(picture_of(frame).astype(int) - frame.to_ndarray(format="rgb24")).max() <= 1
+    frame.colorspace = 1  # BT.709: not ours
+    np.testing.assert_array_equal(picture_of(frame), frame.to_ndarray(format="rgb24"))
 
 
 def test_random_access_is_sequential_access(clip):
