@@ -113,7 +113,7 @@ def torso_layer(
     _unmix(colour, plate, alpha)
     colour[np.nonzero(painted)] = paint
     colour = cv2.copyTo(colour, cv2.compare(alpha, 0, cv2.CMP_GT))
-    return np.dstack([colour, cv2.convertScaleAbs(alpha, alpha=255)])
+    return cv2.merge([*cv2.split(colour), cv2.convertScaleAbs(alpha, alpha=255)])
 
 
 def compose(torso: np.ndarray, plate: np.ndarray) -> np.ndarray:
@@ -138,40 +138,45 @@ def _continue_upwards(
 
     `columns` bool [W]: where a neck may stand; `colour` [3] the clip's neck, or None: only above a visible one.
     """
-    size = len(frame)
-    rows = np.arange(size, dtype=np.int16)[:, None]
+    size, reach = len(frame), scaled_px(NECK_REACH_PX, len(frame))
+    painted = np.zeros_like(clean)
+    clean_rows, hidden_rows = np.flatnonzero(clean.any(1)), np.flatnonzero(hidden.any(1))
+    if not len(clean_rows) or not len(hidden_rows):
+        return painted, np.empty((0, 3), np.uint8)
+    first = max(0, clean_rows[0] - reach)  # nothing above is reached, and below `band` nothing is hidden
+    band = slice(first, min(size, hidden_rows[-1] + reach + 1))
+    rows = np.arange(band.start, band.stop, dtype=np.int16)[:, None]
     # Row of the next clean body pixel below each pixel; `size` where there is none.
-    below = np.minimum.accumulate(np.where(clean, rows, np.int16(size))[::-1], axis=0)[::-1]
+    below = np.minimum.accumulate(np.where(clean[band], rows, np.int16(size))[::-1], axis=0)[::-1]
     rise = below - rows  # px
-    candidates = hidden & (below < size) & (rise <= scaled_px(NECK_REACH_PX, size))
-    y, x = np.nonzero(candidates)
+    y, x = np.nonzero(hidden[band] & (below < size) & (rise <= reach))
     is_neck = columns[x] if colour is not None else neck[below[y, x], x]
     near_enough = (rise[y, x] <= scaled_px(TORSO_REACH_PX, size)) | is_neck
-    painted = np.zeros_like(clean)
-    painted[y[near_enough], x[near_enough]] = True
+    painted[y[near_enough] + first, x[near_enough]] = True
     wide = np.ones((1, scaled_px(THIN_PX, size)), np.uint8)
-    painted &= cv2.morphologyEx((painted | clean).astype(np.uint8), cv2.MORPH_OPEN, wide) > 0
+    painted[band] &= cv2.morphologyEx((painted | clean)[band].astype(np.uint8), cv2.MORPH_OPEN, wide) > 0
     y, x = np.nonzero(painted)
     if not len(y):
         return painted, np.empty((0, 3), np.uint8)
+    below, rise = below[y - first, x], rise[y - first, x]  # [K]
 
     # Smooth only the window that is needed: it is a small part of the picture.
     reach = scaled_px(3 * SPREAD_PX, size)
     window = (
-        slice(max(0, y.min() - reach), below[y, x].max() + reach),
+        slice(max(0, y.min() - reach), below.max() + reach),
         slice(max(0, x.min() - reach), x.max() + reach),
     )
-    source = np.minimum(below[y, x] + scaled_px(MARGIN_PX, size), size - 1)  # a little below the edge
+    source = np.minimum(below + scaled_px(MARGIN_PX, size), size - 1)  # a little below the edge
     top, left = window[0].start, window[1].start
     smooth = _masked_blur(frame[window], clean[window], SPREAD_PX * size / 512)
     own = smooth[np.minimum(source - top, len(smooth) - 1), x - left]  # [K, 3]
     if colour is not None:
-        covered = columns[x] & ~neck[below[y, x], x]  # the chin lies on the collar: the neck is behind it
+        covered = columns[x] & ~neck[below, x]  # the chin lies on the collar: the neck is behind it
         shown = columns[x] & ~covered
         skin = _masked_blur(frame[window], neck[window], SPREAD_PX * size / 512)  # a thin strip: nothing of the collar
-        own[shown] = skin[below[y, x] - top, x - left][shown]
+        own[shown] = skin[below - top, x - left][shown]
         own[covered] = _between(x[covered], x[shown], own[shown], colour)
-    fall = DARKENING ** (rise[y, x] * (512 / size)).astype(np.float32)
+    fall = DARKENING ** (rise * (512 / size)).astype(np.float32)
     paint = np.zeros(smooth.shape, np.float32)
     paint[y - top, x - left] = own * fall[:, None]
     even = _masked_blur(paint, painted[window], SPREAD_PX * size / 1024)
@@ -201,8 +206,8 @@ def _coverage(solid: np.ndarray, head: np.ndarray, size: int) -> np.ndarray:
     edge = cv2.GaussianBlur(person, (0, 0), max(0.5, EDGE_PX * size / 512))
     fade = cv2.GaussianBlur(solid.astype(np.float32), (0, 0), max(0.5, FADE_PX * size / 512))
     beside = cv2.dilate(solid.astype(np.uint8), box(1)) > 0
-    coverage = np.where(solid | (beside & ~head), edge, 0)
-    return np.where(solid & head, np.minimum(coverage, fade), coverage).astype(np.float32)
+    coverage = cv2.copyTo(edge, (solid | (beside & ~head)).view(np.uint8))
+    return cv2.copyTo(cv2.min(edge, fade), (solid & head).view(np.uint8), coverage)
 
 
 def _unmix(colour: np.ndarray, plate: np.ndarray, alpha: np.ndarray) -> None:
