@@ -165,7 +165,8 @@ class Fixed(torch.nn.Module):
         return x[:, :1] * 0 + self.channels[None, :, None, None]
 
 
-def test_networks_of_the_user_take_part(subject, clip, tmp_path):
+def test_networks_of_the_user_take_part(subject, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("instag.data_utils.networks.SAPIENS_SIZE", (SIZE, SIZE * 3 // 4))  # an eighth of the true side
     files = {name: tmp_path / f"{name}.pt" for name in ("parser", "depth", "normal")}
     channels = {"parser": [0.0] * 17 + [1.0, 0.0], "depth": [2.0], "normal": [0.0, 0.6, 0.8]}
     for name, file in files.items():
