@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from instag.data_utils.manifest import file_hash
 from instag.data_utils.pictures import read_labels, write_images, write_labels, write_torso
 from instag.data_utils.pose import fit_poses
 from instag.data_utils.priors import camera_mesh, rasterize_mesh
-from instag.data_utils.refine_pose import fit_textures, refine_chunk, sample_skin
+from instag.data_utils.refine_pose import fit_textures, refine_chunk, sample_skin, steady_poses
 from instag.data_utils.segmentation import fit_parser
 from instag.data_utils.torso import fit_neck
 from instag.data_utils.video import FrameReader
@@ -55,8 +55,8 @@ def _refine_pose(job: Job) -> None:
     if job.poses == "photometric":
         skin = sample_skin(track.shape)
         textures = fit_textures(FrameReader(job.folder.frames), track, skin)
-        rotation, translation = zip(*job.run_chunks(refine_chunk, track, skin, textures), strict=True)
-        track = replace(track, rotation=np.concatenate(rotation), translation_cm=np.concatenate(translation))
+        poses = zip(*job.run_chunks(refine_chunk, track, skin, textures), strict=True)
+        track = steady_poses(track, *poses)
     save_track(job.work.track, track)
     subject_files.write_transforms(job.folder, track, job.size)
 

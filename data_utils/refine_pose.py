@@ -4,13 +4,14 @@ Landmarks tremble by a fraction of a pixel, each frame by itself; the skin's own
 part of the face carry the clip's mean texture; each frame's pose is turned and moved until the frame shows that texture
 (Gauss-Newton on grey levels with gain and offset free, Cauchy weights, coarse to fine), not far from the landmarks'
 pose. The texture comes from the poses and the poses from the texture, so both are iterated (notes: preprocessing,
-section 3). Texture from at most 80 frames; then every frame by itself, so memory does not grow with the clip.
+section 3). Texture from at most 80 frames; then every frame by itself, so memory does not grow with the clip; last, the
+whole clip's poses are smoothed a little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ import numpy as np
 
 from instag.data.layout import SubjectFolder
 from instag.data_utils.face_mesh import face_triangles, rigid_weights
-from instag.data_utils.pose import REFERENCE_SIZE, HeadTrack
+from instag.data_utils.pose import REFERENCE_SIZE, HeadTrack, smooth_poses
 from instag.data_utils.video import FrameReader
 
 SAMPLES = 4000
@@ -41,9 +42,9 @@ CAUCHY = 2.0  # deviations at which a residual counts half
 # How far the landmarks' pose is believed: deg about the camera's x, y, z, and cm.
 PRIOR_DEGREES = (1.0, 1.0, 0.5)
 PRIOR_CM = (0.1, 0.1, 1.0)
-FARTHEST_DEGREES = (
-    6.0  # from the landmarks' pose: where it ends farther away, something else than the face was followed
-)
+# From the landmarks' pose: where it ends farther away, something else than the face was followed.
+FARTHEST_DEGREES = 6.0
+REFINED_SIGMA = 0.5  # frames, zero phase: what is left of each frame's own noise (docs/experiments.md)
 
 
 @dataclass(frozen=True)
@@ -318,6 +319,13 @@ def refine_poses(
         poses.append(align_frame(grey, skin, textures, believed, believed, track.focal))
     rotation, translation = map(np.stack, zip(*poses, strict=True))
     return rotation, translation
+
+
+def steady_poses(track: HeadTrack, rotation: Sequence[np.ndarray], translation: Sequence[np.ndarray]) -> HeadTrack:
+    """The track with refined poses, chunks [n, 3, 3] and [n, 3] cm in order, smoothed along time within each shot."""
+    poses = np.concatenate(rotation), np.concatenate(translation)
+    rotation, translation = smooth_poses(*poses, track.cuts, REFINED_SIGMA)
+    return replace(track, rotation=rotation, translation_cm=translation)
 
 
 def refine_chunk(

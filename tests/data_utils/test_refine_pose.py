@@ -1,11 +1,21 @@
 """Photometric refinement: known poses of a textured ball come back; neither light nor a hand pulls."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from instag.data_utils.pose import HeadTrack
-from instag.data_utils.refine_pose import Skin, Texture, align_frame, fit_textures, make_texture, refine_poses
+from instag.data_utils.refine_pose import (
+    Skin,
+    Texture,
+    align_frame,
+    fit_textures,
+    make_texture,
+    refine_poses,
+    steady_poses,
+)
 
 SIZE, FOCAL, RADIUS, FRAMES = 192, 432.0, 8.0, 12
 WAVES = np.random.default_rng(0).normal(0, 1.6, (40, 3))  # rad / cm
@@ -75,6 +85,17 @@ def test_trembling_poses_are_steadied(frames, truth, trembling, skin):
     assert before > 0.3 and after < before / 4
     shift = lambda t: (t - truth.translation_cm).std(0)  # noqa: E731
     assert (shift(translation)[:2] < 0.02).all() and shift(translation)[2] < shift(trembling.translation_cm)[2] / 2
+
+
+def test_refined_poses_are_smoothed_within_each_shot(truth):
+    rng, count, cut = np.random.default_rng(3), 60, 25
+    turns = Rotation.from_rotvec(np.radians(rng.normal(0, 0.1, (count, 3)))).as_matrix()
+    places = np.where(np.arange(count) < cut, 0.0, 9.0)[:, None] + rng.normal(0, 0.02, (count, 3))
+    steadied = steady_poses(replace(truth, cuts=(cut,)), np.split(turns, 3), np.split(places, 3))
+    tremble = lambda r: np.diff(Rotation.from_matrix(r).as_rotvec(), 2, axis=0).std()  # noqa: E731
+    assert tremble(steadied.rotation) < 0.75 * tremble(turns)
+    assert np.abs(steadied.translation_cm - places).max() < 0.1  # nothing flows over the cut
+    assert steadied.focal == truth.focal and steadied.cuts == (cut,)
 
 
 def test_a_frame_alone_gives_what_it_gives_among_others(frames, trembling, skin):
