@@ -66,7 +66,8 @@ def masked_median(frames: np.ndarray, usable: np.ndarray) -> np.ndarray:
 
     Bisection over the 256 grey levels: eight passes of byte comparisons, no sorting. Overwrites unusable entries.
     """
-    frames[~usable] = 255  # never below any threshold that the search asks about
+    for picture, clear in zip(frames, usable, strict=True):  # one by one: the indices of all need more than the frames
+        picture[~clear] = 255  # never below any threshold that the search asks about
     wanted = (usable.sum(0).astype(np.int16)[..., None] + 1) // 2
     low = np.zeros(frames.shape[1:], np.int16)
     high = np.full(frames.shape[1:], 255, np.int16)
