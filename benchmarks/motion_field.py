@@ -164,8 +164,8 @@ def main() -> None:
         for points in counts:
             note(f"{name}, without audio", points, forward_backward(field, points, conditions))
     for name, (field, conditions) in fields(audio=True).items():
-        if conditions:
-            note(name, 15_000, forward_backward(field, 15_000, conditions))
+        for points in VARIANT_POINTS if conditions else ():
+            note(name, points, forward_backward(field, points, conditions))
     for count in RIVALS:
         for points in VARIANT_POINTS:
             for branch, call in rivals_calls(count, points).items():

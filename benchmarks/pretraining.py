@@ -1,10 +1,12 @@
 """Pre-training on a GPU: milliseconds per step, and memory as the number of videos grows. One JSON, one table.
 
-    python3 benchmarks/pretraining.py CORPUS [--videos 1,2,5,8,16] [--steps 1500] [--points 20000] [--out FILE]
+    python3 benchmarks/pretraining.py CORPUS [--videos 1,2,5,8,16] [--steps 1500] [--points 20000]
+        [--mouth-points 5000] [--out FILE]
 
 CORPUS: a folder of processed clips (`.instag` files or folders), taken in order of their names and again from the start
 where there are fewer than asked for. Every count is a process of its own that runs `instag pretrain` with all terms of
-the loss. Structure fields start with `--points` Gaussians each and keep them, so that counts can be compared.
+the loss. Structure fields start with `--points` Gaussians each (mouth: `--mouth-points`, by default the published
+start) and keep them, so that counts can be compared.
 `frames_MiB` is what the videos' pictures hold of the peak; the rest, per further video, is what a video costs:
 structure and personalised field with their optimisers, density statistics, the state to go back to.
 """
@@ -52,13 +54,14 @@ print(json.dumps({"peak_MiB": torch.cuda.max_memory_allocated() / 2**20, "frames
 """
 
 
-def settings(videos: int, steps: int, points: int) -> list[str]:
+def settings(videos: int, steps: int, points: dict[str, int]) -> list[str]:
     """A short schedule in which everything that a long one does happens, except density control."""
     common = {
-        "iterations": steps, "static_steps": steps // 10, "warmup": steps // 5, "initial": "lifted", "points": points,
+        "iterations": steps, "static_steps": steps // 10, "warmup": steps // 5, "initial": "lifted",
         "density": "null",
     }  # fmt: skip
     values = {f"pretrain.{branch}.{name}": value for branch in BRANCHES for name, value in common.items()}
+    values |= {f"pretrain.{branch}.points": count for branch, count in points.items()}
     values |= {"pretrain.videos": videos, "pretrain.late_steps": steps // 10, "training.log_interval": steps // 10}
     values["training.checkpoint_interval"] = 10 * steps
     return [f"{name}={value}" for name, value in values.items()]
@@ -79,7 +82,7 @@ def measure(subjects: list[Path], count: int, options: argparse.Namespace) -> di
         corpus, output = Path(scratch) / "corpus", Path(scratch) / "run"
         link_corpus(subjects, count, corpus)
         command = [sys.executable, "-c", RUN, str(corpus), str(output), str(options.size)]
-        command += settings(count, options.steps, options.points)
+        command += settings(count, options.steps, {"face": options.points, "mouth": options.mouth_points})
         done = subprocess.run(
             command,
             capture_output=True,
@@ -111,14 +114,16 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--videos", default="1,2,5,8,16", help="counts of videos")
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--points", type=int, default=20_000)
+    parser.add_argument("--points", type=int, default=20_000, help="of each face")
+    parser.add_argument("--mouth-points", type=int, default=5_000, help="of each mouth")
     parser.add_argument("--size", type=int, default=512, help="px; clips are scaled to it")
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("pretraining: torch sees no CUDA device; run it on a machine with one")
     subjects = find_subjects(options.corpus)
-    result: dict = {"environment": environment(), "points": options.points, "size": options.size}
+    result: dict = {"environment": environment(), "points": [options.points, options.mouth_points]}
+    result["size"] = options.size
     rows: dict[int, dict] = {}
     for count in (int(each) for each in options.videos.split(",")):
         row = rows[count] = result[f"{count} videos"] = measure(subjects, count, options)

@@ -27,6 +27,8 @@ PATHS = [str(ROOT), *(str(path) for path in sorted((ROOT / "submodules").iterdir
 sys.path[:0] = PATHS
 
 import torch  # noqa: E402
+from agreement import STAGES, agreement, losses_of  # noqa: E402
+from agreement import rows as agreement_rows  # noqa: E402
 from timing import environment, interval_ms, kernel_times, table  # noqa: E402
 
 from instag.api import adapt_subject  # noqa: E402
@@ -42,19 +44,6 @@ from instag.training.graph import Steps  # noqa: E402
 from instag.training.initial import initial_structure  # noqa: E402
 from instag.training.run import training_subject  # noqa: E402
 
-STAGES = ("face", "mouth", "fuse")
-STEPS = 100  # compared with the called ones
-EVERY_SWITCH = [  # all that a faithful run switches in 10,000 steps, in 100
-    *(f"training.{stage}.iterations={STEPS}" for stage in STAGES),
-    "training.face.align_from=20",
-    "training.face.hair_ignored=[30,60]",
-    "training.face.prior_from=60",
-    "training.face.depth_pause=[20,5]",
-    "training.face.sh_interval=45",
-    "training.mouth.align_from=20",
-    "training.mouth.freeze_last=20",
-    "training.log_interval=1",
-]
 POINTS = ["training.face.initial=lifted", "training.face.points=15000", "training.mouth.points=5000"]
 WARM_UP, TIMED = 24, 74  # steps; together below 100, so that no density decision falls among them
 FACE_STEPS = {  # first of the steps that are timed: what takes part from there on
@@ -63,40 +52,6 @@ FACE_STEPS = {  # first of the steps that are timed: what takes part from there 
     "with geometry prior": 7001,
 }
 LPIPS_STEP = 9101
-
-
-def losses_of(folder: Path) -> dict[str, list[dict]]:
-    return {stage: [json.loads(line) for line in (folder / f"{stage}.jsonl").open()] for stage in STAGES}
-
-
-def worst_difference(expected: list[dict], found: list[dict]) -> dict[str, float]:
-    """Largest |a - b| / |a| of the loss, and of any term relative to the loss."""
-    loss, term, at = 0.0, 0.0, 0
-    for a, b in zip(expected, found, strict=True):
-        assert a.keys() == b.keys(), (a.keys(), b.keys())
-        difference = abs(a["loss"] - b["loss"]) / abs(a["loss"])
-        if difference > loss:
-            loss, at = difference, a["step"]
-        others = [k for k in a if k not in ("step", "seconds", "loss", "gaussians")]
-        term = max(term, *(abs(a[k] - b[k]) / abs(a["loss"]) for k in others))
-    return {"loss": loss, "at_step": at, "term": term}
-
-
-def agreement(subject: Path) -> dict:
-    """Losses of the first 100 steps of each stage: replayed against called, and called against called (atomics)."""
-    with tempfile.TemporaryDirectory() as folder:
-        runs = {}
-        for name, graph in (("called", False), ("called again", False), ("replayed", True)):
-            out = Path(folder) / name
-            options = [*EVERY_SWITCH, f"training.graph={graph}".lower()]
-            adapt_subject(subject, out, "adapt", options, "cuda", universal="none", progress=False)
-            runs[name] = losses_of(out)
-    return {
-        stage: {
-            name: worst_difference(runs["called"][stage], runs[name][stage]) for name in ("called again", "replayed")
-        }
-        for stage in STAGES
-    }
 
 
 def random_lpips(device: torch.device) -> LPIPS:
@@ -275,6 +230,8 @@ def tables(result: dict) -> str:
         rows = {name: {"seconds": s, "calls": entry["calls"].get(name, "")} for name, s in entry["seconds"].items()}
         rows |= {f"stage {name}": {"seconds": entry[name]["seconds"]} for name in STAGES}
         lines += ["", f"whole adaptation {entry['wall_s']} s", table(rows)]
+    if "error" not in result.get("agreement", {"error": None}):
+        lines += ["", table(agreement_rows(result["agreement"]))]
     return "\n".join(lines)
 
 
