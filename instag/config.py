@@ -121,6 +121,10 @@ class StageConfig:
     """Steps between two raises of the active SH degree."""
     rate_decay: float = 0.5
     """The motion field's rates fall by this factor over the stage, after the warm-up."""
+    average_last: int = 0
+    """Motion field and aligner end as their means over the last so many steps in which the field learns; adaptation."""
+    anchor: float = 0.0
+    """Share of the way back to the universal field that the motion field goes in each step; 0 without such a field."""
     curriculum_interval: int = 10
     """Every so many steps the drawn frame must fit the curriculum (mouth: 5 few-shot, 7 long)."""
     hair_ignored: tuple[int, int] = (3000, 6500)
@@ -206,6 +210,8 @@ class FieldRates:
     """Hash grid, with decoupled weight decay 0.01."""
     network: float = 5e-4
     """Networks, without decay."""
+    audio: float | None = None
+    """Of them, the audio network, where it is to learn at another rate; None: `network`."""
     attention: float = 2.5e-3
     """Temporal attention, decay 1e-4."""
 
@@ -339,7 +345,9 @@ LONG_MODE = (
     "training.mouth.density.opacity_reset_interval=null",
 )
 
-CLOCKS = ("iterations", "static_steps", "warmup", "align_from", "hair_ignored", "lpips_last", "freeze_last")
+CLOCKS = (
+    "iterations", "static_steps", "warmup", "align_from", "average_last", "hair_ignored", "lpips_last", "freeze_last",
+)  # fmt: skip
 
 
 def scale_clocks(stage: StageConfig, factor: float) -> StageConfig:

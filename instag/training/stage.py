@@ -19,6 +19,7 @@ from instag.fields.hook import HOOK_RANK
 from instag.fields.structure import GaussianField
 from instag.head import Branch, HeadRender, Mode, TalkingHead
 from instag.schedule import adaptation_factor, position_rate
+from instag.training.average import Anchor, TailAverage
 from instag.training.density import DensityControl, Removal, Statistics
 from instag.training.optimizers import STRUCTURE_GROUPS, GroupedOptimizer, step_all
 
@@ -95,6 +96,8 @@ class Choice:
     """Whether all videos share one structure field (an ablation of pre-training)."""
     counted: bool = False
     """Whether density control takes this step's gradients into account."""
+    averaged: bool = False
+    """Whether this step's motion field belongs to the mean that the stage ends with."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,10 @@ class BranchStage:
         self.sampler = FrameSampler(subject.indices, self.curriculum(), self.generator)
         self.gaussians = GroupedOptimizer(gaussian_groups(branch), {"personal_attention": PERSONAL_ATTENTION_DECAY})
         self.fields = fields or field_optimizer(branch.motion)
+        moved = [*branch.motion.parameters(), *(branch.aligner.parameters() if branch.aligner is not None else ())]
+        learning = self.steps - config.freeze_last
+        self.average = TailAverage(moved, learning - config.average_last, learning)
+        self.anchor = Anchor(list(branch.motion.parameters()), config.anchor) if config.anchor else None
         self.density: DensityControl | None = None
         if config.density is not None:
             self.density = DensityControl(
@@ -186,6 +193,7 @@ class BranchStage:
             sh_degree=self.branch.structure.active_sh_degree,
             aligned=step > self.config.align_from,
             counted=self.density is not None and self.density.counts(step),
+            averaged=self.average.covers(step),
         )
 
     def draw_patch(self, perceptual: nn.Module | None, step: int) -> int | None:
@@ -213,6 +221,8 @@ class BranchStage:
         rank = self.hook_rank()
         plan = Plan(indices, rank, self.choose(step))
         self.subject.prepare(indices, plan.choice.prior)
+        if plan.choice.averaged:
+            self.average.prepare(step)
         gaussians, fields = self.rates(step)
         self.gaussians.set_rates(gaussians)
         self.fields.set_rates(fields)
@@ -246,14 +256,19 @@ class BranchStage:
         return self.density is not None and self.density.decide(frames.condition.camera, step)
 
     def optimise(self, choice: Choice) -> None:
-        """The optimisers' step."""
+        """The optimisers' step, then what becomes of the motion field."""
         step_all(self.gaussians, self.fields)
+        if self.anchor is not None and not choice.frozen:
+            self.anchor.pull()
+        if choice.averaged:
+            self.average.update()
 
     def advance(self, step: int, choice: Choice) -> None:
         """After a step."""
         structure = self.branch.structure
         if step % self.config.sh_interval == 0:
             structure.active_sh_degree = min(structure.active_sh_degree + 1, structure.max_sh_degree)
+        self.average.finish(step)
 
     def rates(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Learning rates of the Gaussians' and of the fields' groups."""
@@ -272,11 +287,13 @@ class BranchStage:
                 "aligner_network": rates.aligner_network,
                 "personal_grid": rates.aligner_grid,
                 "personal_network": rates.personal_network,
+                "personal_audio": rates.personal_network,
                 "personal_attention": rates.personal_attention,
             },
             {
                 "grid": fields.grid * factor,
                 "network": fields.network * factor,
+                "audio": (fields.network if fields.audio is None else fields.audio) * factor,
                 "attention": fields.attention * factor,
             },
         )
@@ -296,6 +313,7 @@ class BranchStage:
         tensors = {f"branch.{k}": v for k, v in self.branch.state_dict().items()}
         tensors |= {f"gaussians.{k}": v for k, v in self.gaussians.tensors().items()}
         tensors |= {f"fields.{k}": v for k, v in self.fields.tensors().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.tensors().items()}
         tensors["noise"] = self.noise.get_state()
         if self.density is not None:
             tensors["density.gradient"] = self.density.statistics.gradient
@@ -312,6 +330,7 @@ class BranchStage:
         self.branch.load_state_dict(_below("branch.", tensors))
         self.gaussians.load_tensors(_below("gaussians.", tensors))
         self.fields.load_tensors(_below("fields.", tensors))
+        self.average.load_tensors(_below("average.", tensors))
         self.noise.set_state(tensors["noise"])
         if self.density is not None:
             self.density.statistics = Statistics(
@@ -351,13 +370,14 @@ def field_optimizer(motion: nn.Module) -> GroupedOptimizer:
 
 
 def field_groups(motion: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """A motion field's hash grid, temporal attention, and networks."""
+    """A motion field's hash grid, audio network, temporal attention, and the networks behind them."""
     grid = list(motion.encoding.parameters())
-    attention = list(motion.audio.attention.parameters())
-    taken = {id(p) for p in grid + attention}
+    audio, attention = (list(part.parameters()) for part in (motion.audio.network, motion.audio.attention))
+    taken = {id(p) for p in grid + audio + attention}
     return {
         "grid": grid,
         "network": [p for p in motion.parameters() if id(p) not in taken],
+        "audio": audio,
         "attention": attention,
     }
 
