@@ -103,13 +103,17 @@ def face_metrics(
     render: faces.FaceTrack, truth: faces.FaceTrack, world_to_camera: np.ndarray, frames: list[int]
 ) -> dict[str, Any]:
     """Lip opening, LMD, AUE and jitter; what is not defined is absent."""
-    correlation = faces.lagged_correlation(faces.lip_opening(render), faces.lip_opening(truth))
+    openings = faces.lip_opening(render), faces.lip_opening(truth)
+    correlation = faces.lagged_correlation(*openings)
     numbers = np.array(frames)
     metrics: dict[str, Any] = {
         "lip_r": correlation.r,
         "lip_best_r": correlation.best_r,
         "lip_best_lag": correlation.best_lag,
         "lmd": faces.mouth_distance(render, truth),
+        "lmd_still": faces.still_distance(truth),
+        **{f"opening_mean{of}": float(each.mean()) for of, each in zip(("", "_truth"), openings, strict=True)},
+        **{f"opening_deviation{of}": float(each.std()) for of, each in zip(("", "_truth"), openings, strict=True)},
         "jitter": faces.jitter(render),
         "jitter_truth": faces.jitter(truth),
         "no_face_rendered": numbers[~render.found].tolist(),

@@ -106,6 +106,14 @@ def mouth_distance(render: FaceTrack, truth: FaceTrack) -> float | None:
     return float(np.linalg.norm(a - b, axis=2).mean())
 
 
+def still_distance(truth: FaceTrack) -> float | None:
+    """LMD of a mouth that never moves and has the mean shape of these frames: what lips that speak should beat."""
+    if not truth.found.any():
+        return None
+    mouth = _mouth(truth.mesh[truth.found])
+    return float(np.linalg.norm(mouth - mouth.mean(0), axis=2).mean())
+
+
 def _mouth(mesh: np.ndarray) -> np.ndarray:
     """The 20 mouth points of [T, 478, 3], centred in each frame: [T, 20, 2]."""
     from instag.data_utils.face_points import to_68_points

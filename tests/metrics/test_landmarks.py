@@ -12,6 +12,7 @@ from instag.metrics.landmarks import (
     lip_opening,
     mouth_distance,
     pearson,
+    still_distance,
     unit_errors,
 )
 from instag.metrics.silence import silence_test, speech_and_pauses
@@ -71,6 +72,14 @@ def test_mouth_distance_ignores_where_the_face_is():
 def test_mouth_distance_uses_the_frames_that_have_both_faces():
     assert mouth_distance(made_track(missing=[3]), made_track(missing=[7])) == pytest.approx(0, abs=1e-4)
     assert mouth_distance(made_track(missing=range(FRAMES)), made_track()) is None
+
+
+def test_a_still_mouth_is_as_far_as_the_truth_moves():
+    moving, still = made_track(), made_track(opening=0 * OPENING)
+    held = np.nanmean(moving.mesh, axis=0, keepdims=True).repeat(FRAMES, 0)
+    assert still_distance(moving) == pytest.approx(mouth_distance(FaceTrack(held, moving.found), moving), rel=1e-4)
+    assert still_distance(still) == pytest.approx(0, abs=1e-4)
+    assert still_distance(made_track(missing=range(FRAMES))) is None
 
 
 def test_jitter_grows_with_noise_and_ignores_steady_motion():

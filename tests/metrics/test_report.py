@@ -74,6 +74,8 @@ def test_truth_against_itself_is_perfect(dataset, painted_faces):
     assert result.metrics["psnr"] == pytest.approx(100) and result.metrics["ssim"] == pytest.approx(1, abs=1e-5)
     assert result.metrics["lip_r"] == pytest.approx(1) and result.metrics["lip_best_lag"] == 0
     assert result.metrics["lmd"] == pytest.approx(0) and result.metrics["aue_lower"] == 0
+    assert result.metrics["opening_deviation"] == result.metrics["opening_deviation_truth"] > 0
+    assert result.metrics["lmd_still"] > 0 and "opening_mean" in result.metrics
     assert result.metrics["no_face_rendered"] == [50] and result.opening_render[2] == 0
     assert "lpips" not in result.metrics
     assert json.loads(json.dumps(result.metrics)) == result.metrics
