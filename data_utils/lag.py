@@ -80,20 +80,26 @@ def measure_lag(opening: np.ndarray, heard: np.ndarray) -> Lag:
         opening: [T] of the lips, 25 fps; not-a-number where unknown.
         heard: [T] what the sound makes of it.
     """
-    known = np.isfinite(opening)
-    if known.sum() < SHORTEST or np.std(heard) == 0:
+    if np.isfinite(opening).sum() < SHORTEST or np.std(heard) == 0:
         return Lag(0, 0.0, 0.0)
+    lags, r = lag_correlations(opening, heard)
+    best = int(r.argmax())
+    elsewhere = np.abs(lags - lags[best]) > NEAR
+    return Lag(int(lags[best]), float(r[best]), float(r[best] - r[elsewhere].max()))
+
+
+def lag_correlations(opening: np.ndarray, heard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How well lips [T] (some of them known) and sound [T] go together at each lag: lags in frames and r, [L] each."""
+    known = np.isfinite(opening)
     frames = np.arange(len(opening))
     opening = np.interp(frames, frames[known], opening[known])
     seen = _motion(np.sqrt(np.maximum(opening, 0) + OPENING_FLOOR))
     heard = _motion(heard)
     most = min(LARGEST_LAG, len(seen) // 4)
-    lags = np.arange(-most, most + 1)
+    shifts = np.arange(-most, most + 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.nan_to_num([_correlation(heard, seen, int(lag)) for lag in lags])
-    best = int(r.argmax())
-    elsewhere = np.abs(lags - lags[best]) > NEAR
-    return Lag(int(lags[best]) + NATURAL_LEAD, float(r[best]), float(r[best] - r[elsewhere].max()))
+        r = np.nan_to_num([_correlation(heard, seen, int(shift)) for shift in shifts])
+    return shifts + NATURAL_LEAD, r
 
 
 def _correlation(heard: np.ndarray, seen: np.ndarray, lag: int) -> float:

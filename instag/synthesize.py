@@ -182,10 +182,15 @@ def load_speech(audio: Path, extractor: str, norm: Mapping[str, Any] | None) -> 
         features = load_features(audio, extractor)
         _check_norm(audio, norm)
         return Speech(torch.from_numpy(features), *_sound_beside(audio, len(features)))
-    from instag.audio.features import extract, frame_count
     from instag.audio.io import read_audio
 
-    samples = read_audio(audio)
+    return speech_of(read_audio(audio), extractor, norm)
+
+
+def speech_of(samples: np.ndarray, extractor: str, norm: Mapping[str, Any] | None) -> Speech:
+    """Features of a sound, float32 [S] at 16 kHz, with the avatar's extractor and normalisation."""
+    from instag.audio.features import extract, frame_count
+
     known = FeatureNorm.from_dict(dict(norm), AVATAR_NORM) if norm is not None else None
     features, _ = extract(samples, extractor, frames=frame_count(len(samples)), norm=known)
     return Speech(torch.from_numpy(features), samples, SAMPLE_RATE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -38,7 +39,9 @@ def run_job(payload: Mapping[str, Any]) -> None:
     """Do a job by its payload (`instag.experiments.plan` writes them)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
+        gc.collect()  # of the job before in this process
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
     start = time.perf_counter()
     result = KINDS[payload["kind"]](payload, device)
     result |= {
@@ -47,7 +50,7 @@ def run_job(payload: Mapping[str, Any]) -> None:
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
     }
     if device == "cuda":
-        result["memory_mb"] = torch.cuda.max_memory_allocated() / MIB
+        result["memory_mb"] = (torch.cuda.max_memory_allocated() - before) / MIB
     write_json(Path(payload["folder"]) / RESULT, result)
 
 

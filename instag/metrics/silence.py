@@ -58,11 +58,11 @@ def speech_and_pauses(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def silence_test(opening: np.ndarray, samples: np.ndarray, rate: int) -> SilenceTest:
     """Compare the opening [T] of a rendered mouth in speech with that in pauses of the sound that drove it."""
     speech, pauses = speech_and_pauses(frame_levels(samples, rate, len(opening)))
-    return SilenceTest(_range(opening[speech]), _range(opening[pauses]), int(speech.sum()), int(pauses.sum()))
+    ranges = [opening_range(opening[part]) if part.any() else None for part in (speech, pauses)]
+    return SilenceTest(*ranges, int(speech.sum()), int(pauses.sum()))
 
 
-def _range(values: np.ndarray) -> float | None:
-    if not values.size:
-        return None
+def opening_range(values: np.ndarray) -> float:
+    """From the 5th to the 95th percentile of openings [n], n > 0."""
     low, high = np.percentile(values, RANGE_PERCENTILES)
     return float(high - low)
