@@ -18,6 +18,7 @@ from instag.data.dataset import SubjectDataset
 from instag.data.layout import PACK_SUFFIX, SubjectFolder
 from instag.errors import CheckpointError, DataError, InstagError
 from instag.head import DEFAULT_MODE, REFERENCE_MODE
+from instag.kernels.ahead import compile_ahead
 from instag.synthesize import Blink, Poses, choose_poses, synthesize
 from instag.training.run import AVATAR, adapt, pretrain
 from instag.universal import find_universal
@@ -110,9 +111,8 @@ def adapt_subject(
     config = load_config(preset, assignments)
     device = resolve_device(device)
     data = config.data
-    with SubjectDataset.open(
-        subject, size=data.size, extractor=config.model.extractor, cache_bytes=data.cache_mb << 20
-    ) as dataset:
+    subject_at = {"size": data.size, "extractor": config.model.extractor, "cache_bytes": data.cache_mb << 20}
+    with compile_ahead(config.model, device), SubjectDataset.open(subject, **subject_at) as dataset:
         split = dataset.split(data.n_views, data.all_for_train, data.first_frame, data.test_frames)
         for note in (*dataset.notes, *split.notes):
             logger.info("note: %s", note)
@@ -148,6 +148,7 @@ def pretrain_fields(
     device = resolve_device(device)
     data = config.data
     with contextlib.ExitStack() as stack:
+        stack.enter_context(compile_ahead(config.model, device, pretraining=True))
         datasets = [
             stack.enter_context(
                 SubjectDataset.open(

@@ -15,7 +15,9 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -173,6 +175,28 @@ def _write_entry(path: Path, code: bytes) -> None:
         )
 
 
+_ahead: dict[tuple[KernelSource, Target], Future[bytes]] = {}
+
+
+@contextmanager
+def compiling(sources: Sequence[KernelSource], device: torch.device) -> Iterator[None]:
+    """Meanwhile these sources are compiled in threads, in this order, where the disk cache lacks them.
+
+    A module that is loaded meanwhile waits for its own source alone. NVRTC compiles in parallel and without Python's
+    lock. What has not begun when the context is left is dropped.
+    """
+    target = target_for(torch.cuda.get_device_capability(device))
+    pool = ThreadPoolExecutor(os.cpu_count())
+    begun = {(source, target): pool.submit(cached_code, source, target) for source in sources}
+    _ahead.update(begun)
+    try:
+        yield
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for key in begun:
+            _ahead.pop(key, None)
+
+
 class KernelModule:
     """Loaded code of one device. Launches go to torch's current stream of that device."""
 
@@ -180,7 +204,8 @@ class KernelModule:
         self.source = source
         self.device_index = device_index
         target = target_for(torch.cuda.get_device_capability(device_index))
-        code = cached_code(source, target)
+        begun = _ahead.get((source, target))
+        code = begun.result() if begun is not None else cached_code(source, target)
         self._object = ObjectCode.from_cubin(code) if target.code_type == "cubin" else ObjectCode.from_ptx(code)
         self._kernels: dict[str, object] = {}
         self._allowed: dict[str, int] = {}  # bytes of dynamic shared memory that a kernel may be launched with
