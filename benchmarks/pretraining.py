@@ -34,12 +34,22 @@ from instag.data.layout import PACK_SUFFIX  # noqa: E402
 
 BRANCHES = ("face", "mouth")
 SETTLED = 0.6  # share of the steps after which every video's graph has been captured
+PROFILED = 0.5  # share of the steps after which the kernels are listed, over further steps
 RUN = """
 import json, sys
 from pathlib import Path
 import torch
+from timing import kernel_times
 from instag.api import pretrain_fields
 from instag.data.dataset import SubjectDataset
+from instag.training.graph import Steps
+corpus, output, size, profiled, *options = sys.argv[1:]
+kernels, take = {}, Steps.run
+def run(self, step):
+    if step == int(profiled):
+        kernels[self._stage.name] = {"kernels_us": kernel_times(lambda: take(self, step), 40)}
+    return take(self, step)
+Steps.run = run
 frames, upload = 0, SubjectDataset.to_device
 def counted(*arguments):
     global frames
@@ -48,9 +58,8 @@ def counted(*arguments):
     frames += torch.cuda.memory_allocated() - before
     return made
 SubjectDataset.to_device = counted
-corpus, output, size, *options = sys.argv[1:]
 pretrain_fields(Path(corpus), Path(output), "pretrain", [f"data.size={size}", *options], "cuda", progress=False)
-print(json.dumps({"peak_MiB": torch.cuda.max_memory_allocated() / 2**20, "frames_MiB": frames / 2**20}))
+print(json.dumps({"peak_MiB": torch.cuda.max_memory_allocated() / 2**20, "frames_MiB": frames / 2**20} | kernels))
 """
 
 
@@ -82,13 +91,14 @@ def measure(subjects: list[Path], count: int, options: argparse.Namespace) -> di
         corpus, output = Path(scratch) / "corpus", Path(scratch) / "run"
         link_corpus(subjects, count, corpus)
         command = [sys.executable, "-c", RUN, str(corpus), str(output), str(options.size)]
+        command.append(str(int(PROFILED * options.steps)))
         command += settings(count, options.steps, {"face": options.points, "mouth": options.mouth_points})
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks"), *PATHS])},
         )
         if done.returncode:
             return {"error": done.stderr.strip().splitlines()[-6:]}

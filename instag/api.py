@@ -111,8 +111,12 @@ def adapt_subject(
     config = load_config(preset, assignments)
     device = resolve_device(device)
     data = config.data
-    subject_at = {"size": data.size, "extractor": config.model.extractor, "cache_bytes": data.cache_mb << 20}
-    with compile_ahead(config.model, device), SubjectDataset.open(subject, **subject_at) as dataset:
+    with (
+        compile_ahead(config.model, device),
+        SubjectDataset.open(
+            subject, size=data.size, extractor=config.model.extractor, cache_bytes=data.cache_mb << 20
+        ) as dataset,
+    ):
         split = dataset.split(data.n_views, data.all_for_train, data.first_frame, data.test_frames)
         for note in (*dataset.notes, *split.notes):
             logger.info("note: %s", note)

@@ -17,12 +17,11 @@ from instag.fields.audio import WIDE_INPUT
 if TYPE_CHECKING:
     from gaussian_rasterization.cuda.loader import KernelSource
 
-ONE_FORM = (  # files without compile-time options
-    "adam.cu", "composite.cu", "deform.cu", "depth_prior.cu", "hook.cu", "l1_ssim.cu", "mesh_prior.cu", "pixels.cu",
-    "terms.cu",
-)  # fmt: skip
+# Files without compile-time options
+ALWAYS = ("adam.cu", "deform.cu", "hook.cu", "l1_ssim.cu", "mesh_prior.cu", "pixels.cu", "terms.cu")
+ADAPTATION, PRETRAINING = ("composite.cu", "depth_prior.cu"), ("contrast.cu",)
 NARROW = (32, WIDE_INPUT)  # channels of the audio network's first layers: of few features, of many
-ATTENTION_MAPS = (2, 0)  # extra channels that are drawn: a moving face's, and none
+MAPS, OWN_MAPS = 2, 4  # extra channels of a moving face: attention of the universal field, and of its own beside it
 
 
 def compile_ahead(model: ModelConfig, device: str, pretraining: bool = False) -> AbstractContextManager[None]:
@@ -51,7 +50,7 @@ def sources(model: ModelConfig, device: torch.device, pretraining: bool = False)
     if modules.capability(device) < motion_head.OLDEST_CAPABILITY:
         heads = []
     found = [modules.source(motion_head.FILES, *head.macros(*motion_head.warps_of(device, head, 1))) for head in heads]
-    maps = (*ATTENTION_MAPS, 4) if pretraining else ATTENTION_MAPS
+    maps = (OWN_MAPS if pretraining else MAPS, 0)
     found += [kernel_source(extra, exact=True, detach_extra=True) for extra in maps]
     spec = get_extractor(model.extractor)
     if audio_encoder.fits(spec.width, spec.steps):
@@ -59,5 +58,4 @@ def sources(model: ModelConfig, device: torch.device, pretraining: bool = False)
         found.append(modules.source(audio_encoder.FILE, *audio_encoder.macros(spec.width, spec.steps, narrow)))
     for grid in GRIDS[model.hash_ranges]:
         found.append(modules.source(hash_grid.FILE, *hash_grid.macros(grid_layout(*grid))))
-    names = (*ONE_FORM, "contrast.cu") if pretraining else ONE_FORM
-    return found + [modules.source(name) for name in names]
+    return found + [modules.source(name) for name in (*ALWAYS, *(PRETRAINING if pretraining else ADAPTATION))]

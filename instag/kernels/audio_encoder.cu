@@ -129,6 +129,22 @@ __device__ void backward(Table table, const float* d_out, const float* activated
     }
 }
 
+// Ask for every weight at once: a step's other work has driven them out of the L2 cache, and layer after layer would
+// wait for DRAM. The frames' blocks share the lines.
+__device__ __forceinline__ void prefetch(Table table) {
+#ifndef EMULATED
+    constexpr int LINE = 128;  // bytes
+    int first = LINE * (blockIdx.x * THREADS + threadIdx.x), stride = LINE * THREADS * gridDim.x;
+#pragma unroll
+    for (int i = 0; i < LAYERS; i++) {
+        const char* weight = (const char*)table[2 * i];
+        for (int at = first; at < 4 * layer(i).weights(); at += stride)
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + at));
+        if (blockIdx.x == 0 && threadIdx.x == i) asm volatile("prefetch.global.L2 [%0];" ::"l"(table[2 * i + 1]));
+    }
+#endif
+}
+
 __device__ void copy(const float* __restrict__ from, float* to, int count) {
     for (int i = threadIdx.x; i < count; i += THREADS) to[i] = from[i];
 }
@@ -139,6 +155,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     audio_frames(const float* const* __restrict__ tables, const float* __restrict__ window, float* __restrict__ kept) {
     __shared__ float in[WIDTH * STEPS], out[FRAME_FLOATS];
     Table table = tables + 2 * LAYERS * blockIdx.y;
+    prefetch(table);
     copy(window + (size_t)blockIdx.x * WIDTH * STEPS, in, WIDTH * STEPS);
     __syncthreads();
     forward<0>(table, in, out, true);
@@ -193,6 +210,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __shared__ float row[WINDOW_FLOATS], d_row[WINDOW_FLOATS], out[FRAME_FLOATS], d_out[FRAME_FLOATS], partial[THREADS];
     __shared__ float d_weights[FRAMES];
     int window = blockIdx.x / FRAMES, frame = blockIdx.x % FRAMES;
+    prefetch(table);
     d_audio += window * FEATURES;
     copy(attention + (size_t)window * WINDOW_FLOATS, row, WINDOW_FLOATS);
     copy(kept + (size_t)blockIdx.x * FRAME_FLOATS, out, FRAME_FLOATS);
