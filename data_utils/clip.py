@@ -65,6 +65,11 @@ class WorkFiles:
         """Background plate, RGBA PNG; alpha is 255 where the background was seen."""
         return self.root / "plate.png"
 
+    @property
+    def timings(self) -> Path:
+        """Seconds that each step took, JSON: the one file that differs from run to run."""
+        return self.root / "timings.json"
+
 
 class PersonMasks:
     """Reader of `WorkFiles.person`."""

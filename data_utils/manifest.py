@@ -1,4 +1,7 @@
-"""`subject.json`: where a subject came from and which steps are done. Written after every change."""
+"""`subject.json`: where a subject came from and which steps are done. Written after every change.
+
+How long the steps took varies from run to run, so it stands in a file of its own: all others are the same on every run.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +24,27 @@ class Manifest:
 
     Attributes:
         path: the file.
+        timings: the file of the seconds that each step took, `{step: seconds}`; beside the intermediate files.
         facts: source, size, frames, focal, ...: what readers of the folder may want to know.
-        steps: name -> {"settings": hash, "done": bool, "seconds": float}.
+        steps: name -> {"settings": hash, "done": bool}.
         warnings: sentences for the user, by the step that said them.
     """
 
     path: Path
+    timings: Path
     facts: dict[str, Any] = field(default_factory=dict)
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path) -> Manifest:
+    def load(cls, path: Path, timings: Path) -> Manifest:
         """Read it; an absent or damaged file counts as nothing done."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return cls(path)
-        if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-            return cls(path)
+        content = _read_json(path)
+        if content.get("format_version") != FORMAT_VERSION:
+            return cls(path, timings)
         steps, warnings = content.pop("steps", {}), content.pop("warnings", {})
-        return cls(path, {k: v for k, v in content.items() if k not in ("format_version", "instag")}, steps, warnings)
+        facts = {k: v for k, v in content.items() if k not in ("format_version", "instag")}
+        return cls(path, timings, facts, steps, warnings)
 
     def save(self) -> None:
         """Write it, atomically."""
@@ -68,9 +71,21 @@ class Manifest:
         self.save()
 
     def finish(self, step: str, seconds: float) -> None:
-        """Mark a step as done."""
-        self.steps[step] |= {"done": True, "seconds": round(seconds, 2)}
+        """Mark a step as done, and note how long it took."""
+        self.steps[step] |= {"done": True}
         self.save()
+        taken = _read_json(self.timings) | {step: round(seconds, 2)}
+        with atomic_path(self.timings) as partial:
+            partial.write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; an absent or damaged file is an empty one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def file_hash(path: Path) -> str:

@@ -20,6 +20,8 @@ POSES = ("photometric", "landmarks")
 DEFAULTS = {"size": 512, "extractor": "phone-mel", "norm": "file", "fix_lag": False, "poses": POSES[0]}
 # What says which part of the clip is used and how: not remembered when the whole is made again without it.
 CHOICE = ("limit_seconds", "shot", "best", "lag", "fix_lag")
+# Settings are named by a hash of their JSON, in which 10 and 10.0 differ.
+NUMBERS = {"size": int, "limit_seconds": float, "shot": int, "best": float, "lag": int, "fix_lag": bool}
 SMALLEST_SIZE = 64
 SHORTEST_LIMIT = 2.0  # seconds
 LARGEST_SHIFT = 250  # frames
@@ -83,6 +85,7 @@ def process(
     with preprocessing_packages():
         from instag.audio.norm import check_mode
         from instag.data.audio import get_extractor
+        from instag.data_utils.clip import WorkFiles
         from instag.data_utils.files import remove_leavings
         from instag.data_utils.job import Job, run_steps
         from instag.data_utils.manifest import Manifest, file_hash
@@ -95,7 +98,7 @@ def process(
     if not probe(clip).has_audio:
         raise DataError(f"{clip}: has no sound, which the lips are learnt from; give a clip with speech")
     known = folder.manifest.is_file()
-    manifest = Manifest.load(folder.manifest)
+    manifest = Manifest.load(folder.manifest, WorkFiles(folder).timings)
     source = manifest.facts.get("source", {})
     if source and source.get("sha256") != file_hash(clip) and not force:
         name = source.get("name")
@@ -104,6 +107,7 @@ def process(
     if steps is None:
         before = {name: value for name, value in before.items() if name not in CHOICE}
     chosen = {name: before.get(name, DEFAULTS.get(name)) if value is None else value for name, value in asked.items()}
+    chosen |= {name: kind(chosen[name]) for name, kind in NUMBERS.items() if chosen[name] is not None}
     get_extractor(chosen["extractor"])
     check_mode(chosen["norm"])
     manifest.facts["settings"] = chosen

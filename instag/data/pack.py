@@ -48,6 +48,7 @@ MAX_META_BYTES = 1 << 20
 MAX_LABEL_BYTES = 16 << 20
 MAX_HEADER_BYTES = 16 << 20  # of a safetensors member
 COPY_BYTES = 1 << 20
+MEMBER_MODE = 0o644  # of the files that unpacking makes
 LABEL_THREADS = 4  # label maps are packed by so many at once
 
 
@@ -86,26 +87,40 @@ def _write_members(archive: zipfile.ZipFile, source: FolderSource, scratch: Path
         "over_plate": source.over_plate,
         "provenance": {"written_by": f"instag {__version__}", "subject": _subject_manifest(folder)},
     }
-    archive.writestr(Pack.META, json.dumps(meta, indent=1))
-    archive.write(_video(folder.frames, source, source.image, scratch), Pack.FRAMES)
-    archive.write(_video(folder.plates, source, source.plate, scratch), Pack.PLATES)
-    archive.writestr(Pack.TRACKS, safetensors.numpy.save(_track_arrays(tracks)))
+    _add(archive, Pack.META, json.dumps(meta, indent=1).encode())
+    _add(archive, Pack.FRAMES, _video(folder.frames, source, source.image, scratch))
+    _add(archive, Pack.PLATES, _video(folder.plates, source, source.plate, scratch))
+    _add(archive, Pack.TRACKS, safetensors.numpy.save(_track_arrays(tracks)))
     if folder.audio.is_file():
-        archive.write(folder.audio, Pack.AUDIO)
+        _add(archive, Pack.AUDIO, folder.audio)
     for extractor in EXTRACTORS.values():
         if any((folder.root / name).is_file() for name in extractor.files):
             features, norm = source.features(extractor.name)
             metadata = {"norm": json.dumps(norm)} if norm is not None else None
             data = safetensors.numpy.save({"features": features}, metadata)
-            archive.writestr(Pack.features(extractor.name), data)
+            _add(archive, Pack.features(extractor.name), data)
     with ThreadPoolExecutor(LABEL_THREADS) as threads:  # OpenCV lets go of Python while it reads and writes pictures
         for i, data in enumerate(threads.map(lambda i: encode_labels(source.labels(i)), range(source.frames))):
-            archive.writestr(Pack.labels(i), data)
+            _add(archive, Pack.labels(i), data)
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:
+    """One member, without the time of day: the same content makes the same bytes."""
+    member = zipfile.ZipInfo(name)  # of 1980
+    member.external_attr = MEMBER_MODE << 16
+    if isinstance(content, bytes):
+        archive.writestr(member, content)
+        return
+    member.file_size = content.stat().st_size
+    with content.open("rb") as file, archive.open(member, "w") as target:
+        shutil.copyfileobj(file, target, COPY_BYTES)
 
 
 def _subject_manifest(folder: SubjectFolder) -> dict | None:
+    """What `subject.json` says of the subject; which steps are done is no matter of the pack's."""
     with suppress(OSError, ValueError):
-        return json.loads(folder.manifest.read_text(encoding="utf-8"))
+        content = json.loads(folder.manifest.read_text(encoding="utf-8"))
+        return {name: value for name, value in content.items() if name != "steps"}
     return None
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -98,6 +99,20 @@ print("read")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "read", done.stderr
+
+
+def test_packed_again_at_another_time_it_is_the_same_bytes(make_subject, tmp_path, monkeypatch):
+    folder = SubjectFolder(make_subject(6))
+    steps = {"format_version": 1, "crop": [0, 0, 9], "steps": {"pack": {"done": False}}}
+    folder.manifest.write_text(json.dumps(steps))
+    first = write_pack(folder, tmp_path / "first.instag").read_bytes()
+    folder.manifest.write_text(json.dumps(steps | {"steps": {"pack": {"done": True}}}))
+    for path in (folder.frames, folder.audio):
+        os.utime(path, (1e9, 1e9))
+    monkeypatch.setattr(time, "time", lambda: 1.5e9)
+    assert write_pack(folder, tmp_path / "again.instag").read_bytes() == first
+    with zipfile.ZipFile(tmp_path / "first.instag") as archive:
+        assert json.loads(archive.read(Pack.META))["provenance"]["subject"]["crop"] == [0, 0, 9]
 
 
 def test_writing_is_whole_or_not_at_all(make_subject, tmp_path):

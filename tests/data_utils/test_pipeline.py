@@ -107,6 +107,14 @@ def test_started_again_it_does_nothing(subject, clip):
     assert before == {path: path.stat().st_mtime_ns for path in subject.root.rglob("*") if path != subject.manifest}
 
 
+def test_numbers_of_another_type_are_the_same_settings(clip, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("instag.data_utils.job.run_steps", lambda job, *rest: seen.append(job.manifest.facts))
+    for size, seconds, lag in ((SIZE, 10, 2), (float(SIZE), 10.0, 2.0), (np.int64(SIZE), np.float32(10), np.int8(2))):
+        process(clip, tmp_path / "anna", size=size, limit_seconds=seconds, best=seconds, lag=lag)
+    assert len({json.dumps(facts["settings"]) for facts in seen}) == 1
+
+
 @pytest.fixture
 def begun(subject, clip, tmp_path, monkeypatch):
     """A run that died in the middle of the segmentation, after 30 frames."""
