@@ -22,24 +22,24 @@ ROUNDNESS = 1.8  # exponent of the superelliptic cross-section; rounder (2 and m
 JAW_TILT = 3.6  # cm: rows below the nose rise towards the ears, so that the lowest row is the jaw line
 UNDERSIDE_ROWS = 8
 
-# height, half width, depth of the front, depth of the back
+# height, half width, depth of the front, depth of the back, bend of the front (exponent of the angle's cosine)
 HEAD_TABLE = np.array(
     [
-        (13.6, 0.05, 0.05, 0.05),
-        (13.3, 2.6, 2.7, 2.8),
-        (12.6, 4.5, 4.7, 5.0),
-        (11.2, 6.1, 6.6, 7.0),
-        (9.2, 7.1, 8.0, 8.7),
-        (7.0, 7.5, 8.75, 9.6),
-        (4.6, 7.55, 9.1, 10.0),
-        (2.6, 7.4, 8.85, 9.9),
-        (0.0, 7.05, 8.85, 9.2),
-        (-2.4, 6.6, 9.05, 7.6),
-        (-4.4, 6.25, 9.05, 6.0),
-        (-6.0, 5.9, 8.75, 4.6),
-        (-7.6, 5.5, 8.7, 3.6),
-        (-8.5, 5.2, 8.3, 3.0),
-        (-9.0, 4.9, 7.4, 3.0),
+        (13.6, 0.05, 0.05, 0.05, 1.11),
+        (13.3, 2.6, 2.7, 2.8, 1.11),
+        (12.6, 4.5, 4.7, 5.0, 1.11),
+        (11.2, 6.1, 6.6, 7.0, 1.11),
+        (9.2, 7.1, 8.0, 8.7, 1.11),
+        (7.0, 7.5, 8.75, 9.6, 1.0),
+        (4.6, 7.55, 9.1, 10.0, 0.8),
+        (2.6, 7.4, 8.85, 9.9, 0.68),
+        (0.0, 7.05, 8.85, 9.2, 0.6),
+        (-2.4, 6.6, 9.05, 7.6, 0.58),
+        (-4.4, 6.25, 9.05, 6.0, 0.55),
+        (-6.0, 5.9, 8.75, 4.6, 0.55),
+        (-7.6, 5.5, 8.7, 3.6, 0.55),
+        (-8.5, 5.2, 8.3, 3.0, 0.55),
+        (-9.0, 4.9, 7.4, 3.0, 0.55),
     ]
 )
 
@@ -85,7 +85,7 @@ def spaced(keys: list[float], step) -> np.ndarray:
 
 
 def head_profile(identity: Identity) -> PchipInterpolator:
-    """Return height -> (half width, front depth, back depth), all cm."""
+    """Return height -> (half width, front depth, back depth), all cm, and the bend of the front."""
     table = HEAD_TABLE[::-1].copy()
     table[:, 1] *= identity.width * (1 + (identity.jaw_width - 1) * smooth_step(0, -7, table[:, 0]))
     return PchipInterpolator(table[:, 0], table[:, 1:])
@@ -107,10 +107,12 @@ def build_face(identity: Identity) -> Face:
     profile = head_profile(identity)
     angles, rows, strips = _columns(identity, profile), *_rows()
     columns = len(angles)
-    height, width, front, back, tilt = (np.repeat(v[:, None], columns, 1) for v in _row_geometry(rows, strips, profile))
+    height, width, front, back, bend, tilt = (
+        np.repeat(v[:, None], columns, 1) for v in _row_geometry(rows, strips, profile)
+    )
     cos, sin = np.cos(angles)[None], np.sin(angles)[None]
     x = width * superellipse(sin)
-    z = np.where(cos > 0, front, back) * superellipse(cos)
+    z = depth_section(cos, front, back, bend)
     y = height + tilt * np.clip(1 - cos, 0, 1)
     behind = np.sign(x + 1e-12) * width * (1 + np.clip(np.abs(angles) - math.pi / 2, 0, None))
     chart_x, chart_y = np.where(cos >= 0, x, behind), np.repeat(rows[:, None], columns, 1)
@@ -141,6 +143,11 @@ def superellipse(v: np.ndarray) -> np.ndarray:
     return np.sign(v) * np.abs(v) ** (2 / ROUNDNESS)
 
 
+def depth_section(cos: np.ndarray, front: np.ndarray, back: np.ndarray, bend: np.ndarray) -> np.ndarray:
+    """Return z round a cross-section: the face is flatter than the back of the head, and its sides steeper."""
+    return np.where(cos > 0, front * np.abs(cos) ** bend, back * superellipse(cos))
+
+
 def _columns(identity: Identity, profile: PchipInterpolator) -> np.ndarray:
     """Return the column angles -pi .. pi; columns stand exactly at the corners of the eyes and of the mouth."""
     eye_width, mouth_width = profile(EYE_ROW)[0], profile(MOUTH_ROW)[0]
@@ -148,7 +155,7 @@ def _columns(identity: Identity, profile: PchipInterpolator) -> np.ndarray:
     eye, half = identity.eye_distance, identity.eye_half_width
     keys = [0.0, 0.85, 1.35, math.pi, at_x(identity.mouth_half_width, mouth_width)]
     keys += [at_x(x, eye_width) for x in (eye - half, eye, eye + half)]
-    left = spaced(sorted(keys), lambda a: 0.018 if a < 0.7 else 0.045 if a < 1.4 else 0.12)
+    left = spaced(sorted(keys), lambda a: 0.018 if a < 0.7 else 0.045 if a < 1.7 else 0.12)
     return np.concatenate([-left[:0:-1], left])
 
 
@@ -167,15 +174,15 @@ def _underside() -> np.ndarray:
 
 
 def _row_geometry(rows: np.ndarray, strips: np.ndarray, profile: PchipInterpolator) -> list[np.ndarray]:
-    """Return height, half width, front depth, back depth and tilt of each row [R]; the underside curls inwards."""
+    """Return height, half width, front and back depth, bend and tilt of each row [R]; the underside curls inwards."""
     clipped = np.clip(rows, JAW_LINE, CROWN)
-    width, front, back = profile(clipped).T
+    width, front, back, bend = profile(clipped).T
     height, k = rows.copy(), _underside()
     under = slice(len(rows) - UNDERSIDE_ROWS, None)
     height[under] = -9.15 + 0.15 * np.cos(3 * k) + 1.2 * k**2
     width[under] *= 1 - 0.5 * k
     front[under] *= 1 - 0.75 * k
-    return [height, width, front, back, JAW_TILT * smooth_step(1.5, JAW_LINE, clipped)]
+    return [height, width, front, back, bend, JAW_TILT * smooth_step(1.5, JAW_LINE, clipped)]
 
 
 def relief(x: np.ndarray, y: np.ndarray, identity: Identity) -> np.ndarray:
@@ -200,11 +207,11 @@ def _nose(x: np.ndarray, y: np.ndarray, identity: Identity) -> np.ndarray:
 
 def _sockets_and_cheeks(ax: np.ndarray, y: np.ndarray, identity: Identity) -> np.ndarray:
     eye = identity.eye_distance
-    sockets = 1.15 * gauss(ax, y, (eye - 0.35, EYE_ROW - 0.05), (1.65, 1.15))
+    sockets = 1.4 * gauss(ax, y, (eye - 0.1, EYE_ROW - 0.15), (1.8, 1.2))
     inner_corners = 0.35 * gauss(ax, y, (1.75, EYE_ROW + 0.1), (0.6, 0.8))
-    brow_ridge = 0.30 * gauss(ax, y, (2.9, EYE_ROW + 1.9), (2.2, 0.7))
-    cheekbones = (0.40 + identity.cheek) * gauss(ax, y, (4.7, -0.3), (1.7, 1.5))
-    cheeks = (0.2 + identity.cheek) * gauss(ax, y, (3.6, -3.2), (1.5, 1.6))
+    brow_ridge = 0.45 * gauss(ax, y, (3.1, EYE_ROW + 1.8), (2.2, 0.8))
+    cheekbones = (0.05 + identity.cheek) * gauss(ax, y, (4.7, -0.3), (1.7, 1.5))
+    cheeks = (-0.1 + identity.cheek) * gauss(ax, y, (3.6, -3.2), (1.5, 1.6))
     return brow_ridge + cheekbones + cheeks - sockets - inner_corners
 
 

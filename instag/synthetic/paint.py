@@ -151,8 +151,7 @@ def skin(u, v, angle, look):
         r, g, b = _mix(look.hair, r, g, b, brow, 0.8)
     if v < JAW_LINE:
         ao *= 0.6
-    if angle > 1.25:
-        ao *= 0.9
+    ao *= 1 - 0.1 * _step(1.1, 1.6, angle)
     return r, g, b, ao, gloss, exponent
 
 

@@ -13,7 +13,17 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter
 
 from instag.synthetic import materials
-from instag.synthetic.face import CROWN, EYE_ROW, MOUTH_ROW, ROUNDNESS, head_profile, smooth_step, stretch, superellipse
+from instag.synthetic.face import (
+    CROWN,
+    EYE_ROW,
+    MOUTH_ROW,
+    ROUNDNESS,
+    depth_section,
+    head_profile,
+    smooth_step,
+    stretch,
+    superellipse,
+)
 from instag.synthetic.identity import Identity
 from instag.synthetic.seeds import generator
 
@@ -106,7 +116,7 @@ def _hair(identity: Identity) -> Part:
     front = np.linspace(-0.88, 0.88, 50)
     columns = np.concatenate([np.linspace(-math.pi, -0.9, 40), front, np.linspace(0.9, math.pi, 40)])
     angle, y = np.meshgrid(columns, rows)
-    width, depth_front, depth_back = head_profile(identity)(np.clip(rows, -2 if long else -6, CROWN)).T[..., None]
+    width, front, back, bend = head_profile(identity)(np.clip(rows, -2 if long else -6, CROWN)).T[..., None]
 
     waves = gaussian_filter(generator("hair", identity.seed).normal(size=angle.shape), (3, 2), mode="wrap")
     waves *= smooth_step(CROWN, 9, y) / waves.std()  # none at the crown, where all columns meet
@@ -115,9 +125,8 @@ def _hair(identity: Identity) -> Part:
     thickness = thickness * (0.12 + 0.88 * np.sqrt(np.clip(above / 2.2, 0, 1)))
     below = np.clip(-2 - y, 0, None)
     flare = 1 + (0.016 * below + 0.02 * waves * smooth_step(0, 5, below)) * long
-    cos = np.cos(angle)
     x = (width + thickness) * superellipse(np.sin(angle)) * flare
-    z = (np.where(cos > 0, depth_front, depth_back) + thickness) * superellipse(cos)
+    z = depth_section(np.cos(angle), front + thickness, back + thickness, bend)
     lifted = stretch(y, identity) + thickness * smooth_step(6, 13, y)
     return Part(np.stack([x, lifted, z], -1), np.stack([angle, y, above], -1), materials.HAIR)
 
