@@ -38,6 +38,7 @@ class Spec:
     large: bool = False  # twice the resolution
     sweep: bool = False  # yaw to +-35 deg, pitch to +-12, roll to +-8, instead of a talker's motion
     moving_background: bool = False
+    glasses: bool = False
 
 
 SPECS = (
@@ -54,6 +55,8 @@ SPECS = (
     Spec("long_sweep", 211, "long", sweep=True),
     Spec("long_moving", 212, "long", GREY, 0.4, moving_background=True),
     Spec("short_sweep_512", 213, "short", large=True, sweep=True),
+    Spec("short_glasses", 214, "short", glasses=True),
+    Spec("short_same_512", 201, "short", large=True),  # "short" again, at twice the resolution
 )
 
 
@@ -88,7 +91,7 @@ def make_speaker(spec: Spec, folder: Path, size: int, seconds: float) -> tuple[P
 
 
 def _speaker(spec: Spec) -> Speaker:
-    speaker = Speaker(spec.seed, spec.seed, spec.hair)
+    speaker = Speaker(spec.seed, spec.seed, spec.hair, spec.glasses)
     changes: dict[str, object] = {}
     if spec.hair_color is not None:
         changes["hair"] = spec.hair_color

@@ -381,12 +381,15 @@ class Speaker:
     """Length."""
     size: int = 512
     """Side of the pictures, px."""
+    glasses: bool = False
+    """The speaker wears glasses."""
 
     def run(self) -> None:
         """Render the clip."""
         from instag.synthetic import make_clip
 
-        print(make_clip(self.output, self.identity, self.style, self.sentence, self.seconds, self.size))
+        seeds = self.identity, self.style, self.sentence
+        print(make_clip(self.output, *seeds, self.seconds, self.size, glasses=self.glasses))
 
 
 VERBS: dict[str, type[Verb]] = {

@@ -82,6 +82,7 @@ def make_clip(
     supersampling: int = 2,
     progress: bool = True,
     hair: Hair | None = None,
+    glasses: bool = False,
 ) -> Path:
     """Render a clip at 25 fps with sound (H.264 crf 16, AAC) and `<stem>.truth.npz` beside it; return the mp4's path.
 
@@ -95,7 +96,7 @@ def make_clip(
     from instag.media import VideoWriter  # needs PyAV: whoever only asks for the truth does without
 
     path = Path(path_mp4)
-    speaker = Speaker(identity_seed, style_seed, hair)
+    speaker = Speaker(identity_seed, style_seed, hair, glasses)
     performance = speaker.perform(sentence_seed, seconds, FPS)
     frames = _render_all(speaker, performance, size, supersampling)
     bar = tqdm(frames, total=len(performance), desc=path.name, unit="frame", disable=not progress)

@@ -69,10 +69,11 @@ class Identity:
     background: Color
     light_side: float  # key light, towards the image right
     light_height: float  # key light, upwards
+    glasses: bool  # dark frames; never drawn from the seed
 
 
-def draw_identity(seed: int, hair: Hair | None = None) -> Identity:
-    """Return the person that belongs to `seed`; `hair` overrides the drawn length.
+def draw_identity(seed: int, hair: Hair | None = None, glasses: bool = False) -> Identity:
+    """Return the person that belongs to `seed`; `hair` overrides the drawn length; `glasses` puts them on.
 
     Raises:
         InstagError: hair is neither None, "short" nor "long".
@@ -121,6 +122,7 @@ def draw_identity(seed: int, hair: Hair | None = None) -> Identity:
         background=_color([wall + draw.normal(f"wall_{c}", 0, 0.07) for c in "rgb"]),
         light_side=draw.uniform("light_side", -0.7, 0.7),
         light_height=draw.uniform("light_height", 0.25, 0.75),
+        glasses=glasses,
     )
 
 

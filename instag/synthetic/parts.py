@@ -31,6 +31,9 @@ EYE_RADII = np.array([1.75, 1.35, 1.2])  # cm
 EYE_SHEAR = 0.32  # cm of depth per cm sideways: the eyeball's front follows the face outwards
 EYE_REACH = 1.1  # rad of the eyeball that exists: a little more than shows, or it would pierce the outer corner
 TOOTH_WIDTH = 0.82  # cm
+RIM = (2.3, 1.75)  # cm, half width and half height of a rim of the glasses
+FRAME_DEPTH = 9.75  # cm, where they stand before the nose
+WIRE_RADIUS, WIRE_SIDES = 0.13, 6
 SIDES = {"right": -1, "left": 1}  # sign of x
 RIGID_WITH_JAW = ("teeth_lower", "tongue")
 
@@ -51,6 +54,8 @@ def build_parts(identity: Identity) -> dict[str, Part]:
     parts["tongue"] = _tongue()
     parts |= {f"ear_{name}": _ear(identity, sign) for name, sign in SIDES.items()}
     parts |= {"hair": _hair(identity), "neck": _neck(), "torso": _torso()}
+    if identity.glasses:
+        parts |= {f"glasses_{name}": _tube(path) for name, path in _glasses(identity).items()}
     return parts
 
 
@@ -140,6 +145,39 @@ def _hairline(angle: np.ndarray, identity: Identity) -> np.ndarray:
     line = np.interp(np.abs(angle), knots, [top, top + 0.15, top - 0.1, top - 1.6, 3.6, 1.6, *temples, ends, ends])
     peak = identity.widow_peak * np.exp(-(((np.abs(angle) - 0.55) / 0.28) ** 2))
     return line + peak + 0.5 * np.exp(-(((angle - identity.parting) / 0.12) ** 2))
+
+
+def _glasses(identity: Identity) -> dict[str, np.ndarray]:
+    """Return the middle lines [n, 3] of the wires: a rim before each eye, the bridge between, an arm to each ear."""
+    eye, (x_half, y_half) = stretch(EYE_ROW, identity), RIM
+    turn = np.linspace(0, 2 * math.pi, 65)
+    lines = {"bridge": [(x, eye + 0.35 - 0.25 * x**2, FRAME_DEPTH + 0.15) for x in np.linspace(-0.9, 0.9, 9)]}
+    ear = head_profile(identity)(EYE_ROW)[0] + 0.25
+    for name, sign in SIDES.items():
+        x = identity.eye_distance + 0.1 + x_half * superellipse(np.cos(turn))
+        rim = np.stack([sign * x, eye - 0.25 + y_half * superellipse(np.sin(turn)), _frame_depth(x)], 1)
+        hinge = identity.eye_distance + 0.1 + x_half
+        arm = [
+            (sign * hinge, eye + 0.3, _frame_depth(hinge)),
+            (sign * (ear - 0.6), eye + 0.35, _frame_depth(hinge) - 1.2),
+        ]
+        lines |= {f"rim_{name}": rim, f"arm_{name}": [*arm, (sign * (ear + 0.15), eye + 0.1, -0.8)]}
+    return {name: np.array(line) for name, line in lines.items()}
+
+
+def _frame_depth(x: np.ndarray | float) -> np.ndarray | float:
+    return FRAME_DEPTH - 0.035 * x**2
+
+
+def _tube(line: np.ndarray) -> Part:
+    """A wire along a line of points [n, 3]."""
+    along = np.gradient(line, axis=0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    side = np.cross(along, [0.3, 0.2, 1.0])  # of no wire the direction
+    side /= np.linalg.norm(side, axis=1, keepdims=True)
+    turn = np.linspace(0, 2 * math.pi, WIRE_SIDES + 1)[:, None, None]
+    points = line + WIRE_RADIUS * (np.cos(turn) * side + np.sin(turn) * np.cross(along, side))
+    return Part(points, np.zeros_like(points), materials.GLASSES)
 
 
 def _neck() -> Part:

@@ -28,7 +28,7 @@ INNER_LIP_DEPTH = 0.5  # cm: beyond it the inner lip counts as the inside of the
 
 SKIN, LIP_INNER, LID_EDGE, EYE = materials.SKIN, materials.LIP_INNER, materials.LID_EDGE, materials.EYE
 CAVITY, TEETH, TONGUE, EAR = materials.CAVITY, materials.TEETH, materials.TONGUE, materials.EAR
-NECK, TORSO, HAIR = materials.NECK, materials.TORSO, materials.HAIR
+NECK, TORSO, HAIR, GLASSES = materials.NECK, materials.TORSO, materials.HAIR, materials.GLASSES
 LABEL_NECK, LABEL_MOUTH = int(Label.NECK), int(Label.MOUTH)
 
 
@@ -198,6 +198,8 @@ def _paint(material, u, v, w, look):
         return paint.lid_edge(look)
     if material == EAR:
         return look.skin[0] * 1.02, look.skin[1] * 0.90, look.skin[2] * 0.88, 1 - 0.55 * w, 0.10, 18.0
+    if material == GLASSES:
+        return 0.03, 0.03, 0.035, 1.0, 0.35, 30.0
     if material == TONGUE:
         return 0.55, 0.26, 0.25, 0.35 + 0.4 * min(1.0, max(0.0, (w - 6.0) / 2.2)), 0.12, 18.0
     return 0.07, 0.02, 0.02, 0.5, 0.0, 18.0  # cavity

@@ -28,14 +28,14 @@ BACKDROP = 12.0  # cm behind the head: how far away empty pixels count for occlu
 class Speaker:
     """A procedural person: a look (identity seed) and a way of speaking (style seed).
 
-    hair: "short", "long", or None for what the identity seed draws.
+    hair: "short", "long", or None for what the identity seed draws. glasses: whether they are worn.
 
     Raises:
         InstagError: unknown hair.
     """
 
-    def __init__(self, identity_seed: int, style_seed: int, hair: Hair | None = None):
-        self.identity, self.style = draw_identity(identity_seed, hair), draw_style(style_seed)
+    def __init__(self, identity_seed: int, style_seed: int, hair: Hair | None = None, glasses: bool = False):
+        self.identity, self.style = draw_identity(identity_seed, hair, glasses), draw_style(style_seed)
 
     @cached_property
     def mesh(self) -> Mesh:

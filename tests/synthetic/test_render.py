@@ -153,6 +153,19 @@ def test_articulation_does_what_it_says(seed):
         np.testing.assert_allclose(face(jaw=0.15, wide=0.5)[twin] * [-1, 1, 1], point, atol=0.05)
 
 
+def test_glasses_stand_before_the_face_and_change_nothing_else(speaker, performance, frame, open_mouth):
+    wearer = Speaker(21, 22, hair="short", glasses=True)
+    with_glasses = render_frame(wearer, performance, open_mouth, SIZE, supersampling=2)
+    wire = with_glasses.depth < frame.depth - 0.002  # head units
+    assert 0.002 < wire.mean() < 0.05 and (with_glasses.labels[wire] == Label.HEAD).all()
+    assert with_glasses.image[wire].mean() < 0.6 * frame.image[wire].mean()
+    np.testing.assert_array_equal(with_glasses.landmarks, frame.landmarks)
+    x, y = np.floor(frame.landmarks_2d[NAMES.index("iris_right")]).astype(int)
+    assert not wire[y - 1 : y + 2, x - 1 : x + 2].any()
+    eyes = [frame.landmarks_2d[NAMES.index(f"iris_{side}")] for side in ("right", "left")]
+    assert all(wire[int(eye[1]) :, int(eye[0])].any() and wire[: int(eye[1]), int(eye[0])].any() for eye in eyes)
+
+
 def test_bad_arguments_name_the_remedy(speaker, performance):
     with pytest.raises(InstagError, match="use 0 .. 99"):
         render_frame(speaker, performance, 100, 64)
