@@ -32,6 +32,7 @@ from instag.errors import DataError
 
 REMEDY = "make it anew with `instag process`"
 SPLITS = ("train", "val")
+MOUTH_FRAMES = 8  # of another program's folder, looked at for a mouth
 COLOR_WEIGHTS = np.array([65536, 256, 1])  # RGB -> one number
 
 
@@ -160,6 +161,12 @@ class FolderSource:
     def _note_missing_parts(self) -> None:
         if not self._plates_video and not self._has_torso:
             self.notes.append(f"{self.path}: no torso layer (torso_imgs/); the plain background stands behind the head")
+        looked_at = np.linspace(0, self.frames - 1, MOUTH_FRAMES).astype(int)
+        if self.over_plate and not any((self.labels(i) == Label.MOUTH).any() for i in looked_at):
+            self.notes.append(
+                f"{self.path}: no inside of the mouth is marked (parsing/, teeth_mask/), so none is learnt; "
+                "make the folder with `instag process`"
+            )
 
     # --- tracks -------------------------------------------------------------------------------------------------
     def _read_tracks(self) -> SubjectTracks:
