@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 import preprocess_scores as scores  # noqa: E402
-from preprocess_real import held_out_rms, label_flicker, sample_texture, texture_points  # noqa: E402
+from preprocess_real import held_out_rms, label_unrest, sample_texture, texture_points  # noqa: E402
 from preprocess_speakers import SPECS, SpeakerTruth, Spec, make_speaker  # noqa: E402
 
 from instag.camera import CENTIMETRES_PER_UNIT  # noqa: E402
@@ -76,6 +76,7 @@ COLUMNS = {
             for axis in scores.PITCH_YAW_ROLL
         ),
         ("focal_per_width", "focal / width"),
+        ("label_change", "label change"),
         ("label_flicker", "label flicker"),
     ),
 }
@@ -162,7 +163,8 @@ def run_real(clip: Path, options: argparse.Namespace, parts: list[str]) -> dict:
             result["_".join(["texture_rms", *([half] if half else [])]) + suffix] = held_out_rms(texture)
     result["texture_gain"] = 1 - result["texture_rms"] / result["texture_rms_landmarks"]
     if "masks" in parts:
-        result["label_flicker"] = label_flicker(np.stack([read_labels(subject, i) for i in range(len(track.rotation))]))
+        labels = np.stack([read_labels(subject, i) for i in range(len(track.rotation))])
+        result["label_change"], result["label_flicker"] = label_unrest(labels, track)
     return {"real": {name: float(value) for name, value in result.items()}}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from instag.data.layout import Label
 from instag.data_utils.face_mesh import face_triangles, rigid_weights
+from instag.data_utils.head_plane import HeadPlane
 from instag.data_utils.pose import HeadTrack
 
 SAMPLES = 6000
@@ -16,6 +17,7 @@ REFERENCE_SIZE = 512
 BLUR = 0.8  # px of a 512 picture
 LEAST_FACING = 0.3  # cosine between a sample's normal and the ray: below it, the sample is not seen
 GRAZING = 0.5  # of the normal's z in the head frame: samples at the rim are left out
+HEAD_LABELS = (Label.HEAD, Label.HAIR)
 REST_WEIGHT = 0.9  # vertices with less move with expression
 
 
@@ -80,7 +82,33 @@ def _normalised(texture: np.ndarray) -> np.ndarray:
     return (texture - np.nanmean(texture, 1, keepdims=True)) / np.nanstd(texture, 1, keepdims=True)
 
 
-def label_flicker(labels: np.ndarray) -> float:
-    """Part of the person whose label changes from one frame to the next; real motion included. labels: [T, S, S]."""
-    person = (labels[1:] != Label.BACKGROUND) | (labels[:-1] != Label.BACKGROUND)
-    return float((person & (labels[1:] != labels[:-1])).sum() / person.sum())
+def label_unrest(labels: np.ndarray, track: HeadTrack) -> tuple[float, float]:
+    """How restless label maps [T, S, S] are, once the head's own motion is taken out: (change, flicker).
+
+    A neighbour's map is laid over a frame's by the motion of the plane through the ears (`HeadPlane`), from pose to
+    pose. change: part of head and hair (inside of the mouth left out) whose label differs from the frame before;
+    holds real changes, as of hair in the wind. flicker: part of the whole person whose label differs from the one
+    that the frames before and after agree on; motion does not look like that.
+    """
+    planes = [
+        HeadPlane.from_pose(track.rotation[t], track.translation_cm[t], track.focal, labels.shape[-1])
+        for t in range(len(labels))
+    ]
+    changed, restless = np.zeros(2), np.zeros(2)  # pixels of that kind, pixels in all
+    for t in range(1, len(labels) - 1):
+        before, after = (_laid_over(labels[k], planes[k], planes[t]) for k in (t - 1, t + 1))
+        here = labels[t]
+        head = np.isin(here, HEAD_LABELS) | np.isin(before, HEAD_LABELS)
+        head &= (here != Label.MOUTH) & (before != Label.MOUTH)
+        changed += (head & (here != before)).sum(), head.sum()
+        person = (here != Label.BACKGROUND) | ((before == after) & (before != Label.BACKGROUND))
+        restless += (person & (before == after) & (here != before)).sum(), person.sum()
+    return float(changed[0] / changed[1]), float(restless[0] / restless[1])
+
+
+def _laid_over(labels: np.ndarray, plane: HeadPlane, onto: HeadPlane) -> np.ndarray:
+    """A label map [S, S] as it would stand in the frame of another plane."""
+    centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # array indices -> pixels
+    back = np.linalg.inv(centre) @ plane.to_pixels @ np.linalg.inv(onto.to_pixels) @ centre
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return cv2.warpPerspective(labels, back, labels.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)

@@ -79,6 +79,29 @@ def test_relief_and_normals_of_the_true_surface_are_perfect():
     assert result["relief_cm"] < 1e-9 and result["normal_deg"] < 1e-3 and result["covered"] == 1.0
 
 
+def test_labels_that_move_with_the_head_are_at_rest_and_those_that_blink_are_not():
+    """A head of two halves that slides by two pixels a frame; then one label that comes and goes."""
+    size, cm_per_px = 96, 0.3
+    labels = np.full((6, size, size), Label.BACKGROUND, np.uint8)
+    for t in range(6):
+        labels[t, 20:60, 20 + 2 * t : 60 + 2 * t] = Label.HEAD
+        labels[t, 20:40, 20 + 2 * t : 60 + 2 * t] = Label.HAIR
+    focal, distance = 200.0, 60.0
+    shift = np.zeros((6, 3))
+    shift[:, 0], shift[:, 2] = 2 * np.arange(6) * cm_per_px, distance - 4
+    track = SimpleNamespace(rotation=np.tile(np.eye(3), (6, 1, 1)), translation_cm=shift, focal=focal)
+    assert focal / distance * cm_per_px == pytest.approx(1)
+    assert real.label_unrest(labels, track) == (0.0, 0.0)
+    still = SimpleNamespace(**vars(track) | {"translation_cm": np.tile(shift[0], (6, 1))})
+    change, flicker = real.label_unrest(labels, still)
+    assert change > 0.03 and flicker == 0  # motion is change, not flicker
+    labels[3, 50:54, 40:50] = Label.NECK
+    change, flicker = real.label_unrest(labels, track)
+    pixels = 40 * 40
+    assert flicker == pytest.approx(40 / (4 * pixels))
+    assert change == pytest.approx(80 / (4 * pixels))
+
+
 def test_held_out_texture_sees_misplacement_and_not_light():
     rng = np.random.default_rng(0)
     texture = rng.normal(100, 20, 500)
