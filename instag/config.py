@@ -95,6 +95,8 @@ class LossConfig:
     """Perceptual term on patches, in the last steps of a stage, where its weights are installed."""
     lpips_lips: float = 0.01
     """The same on the lip rectangle alone; long mode, face."""
+    lips: float = 0.0
+    """L1 in the lip rectangle besides, as a mean over the whole frame; face, not in the published loss."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,6 @@ class StageConfig:
     """Steps between two raises of the active SH degree."""
     rate_decay: float = 0.5
     """The motion field's rates fall by this factor over the stage, after the warm-up."""
-    average_last: int = 0
-    """Motion field and aligner end as their means over the last so many steps in which the field learns; adaptation."""
-    anchor: float = 0.0
-    """Share of the way back to the universal field that the motion field goes in each step; 0 without such a field."""
     curriculum_interval: int = 10
     """Every so many steps the drawn frame must fit the curriculum (mouth: 5 few-shot, 7 long)."""
     hair_ignored: tuple[int, int] = (3000, 6500)
@@ -210,8 +208,6 @@ class FieldRates:
     """Hash grid, with decoupled weight decay 0.01."""
     network: float = 5e-4
     """Networks, without decay."""
-    audio: float | None = None
-    """Of them, the audio network, where it is to learn at another rate; None: `network`."""
     attention: float = 2.5e-3
     """Temporal attention, decay 1e-4."""
 
@@ -234,6 +230,9 @@ class TrainingConfig:
     """Long videos: no opacity reset, no removal behind the head, no geometry prior (METHOD.md section 6)."""
     extent_floor: float = 0.1
     """Smallest scene extent, head units: a head that hardly moves would otherwise stop the means from learning."""
+    audio_noise: float = 0.0
+    """Noise on what face and mouth hear, in units of the normalised features: standard deviation of what changes within
+    a window and of what is the same all along it, each; 0: none, as published."""
     seed: int = 0
     """Of points, sampling and noise."""
     graph: bool = True
@@ -345,9 +344,7 @@ LONG_MODE = (
     "training.mouth.density.opacity_reset_interval=null",
 )
 
-CLOCKS = (
-    "iterations", "static_steps", "warmup", "align_from", "average_last", "hair_ignored", "lpips_last", "freeze_last",
-)  # fmt: skip
+CLOCKS = ("iterations", "static_steps", "warmup", "align_from", "hair_ignored", "lpips_last", "freeze_last")
 
 
 def scale_clocks(stage: StageConfig, factor: float) -> StageConfig:

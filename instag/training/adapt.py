@@ -96,8 +96,17 @@ class FaceStage(BranchStage):
             "photometric": losses.photometric(compared.render, compared.target, weights.dssim),
             **compared.terms,
             "motion": losses.magnitude(*sizes, weight=weights.motion),
+            **self._lip_term(compared, frames),
             **self._perceptual_terms(compared, frames, choice),
         }
+
+    def _lip_term(self, compared: Compared, frames: FrameBatch) -> dict[str, Tensor]:
+        """What the lips weigh besides: a hundredth of the frame's pixels, and what one looks at."""
+        weight = self.config.losses.lips
+        if not weight:
+            return {}
+        inside = frames.lip_mask()
+        return {"lips": weight * ((compared.render - compared.target).abs() * inside).mean()}
 
     def _perceptual_terms(self, compared: Compared, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """Patches of the face with the lips hidden; in long mode also the lips alone."""

@@ -106,10 +106,13 @@ class Steps:
         index, rank = torch.tensor(plan.indices), torch.tensor([plan.hook_rank])
         if self._inputs is None:
             device = self._stage.device
-            self._inputs = StepInputs(index.to(device, copy=True), rank.to(device, copy=True))
+            noise = None if plan.noise is None else plan.noise.to(device, copy=True)
+            self._inputs = StepInputs(index.to(device, copy=True), rank.to(device, copy=True), noise)
         else:  # staged by the driver: the host does not wait for the device
             self._inputs.index.copy_(index, non_blocking=True)
             self._inputs.hook_rank.copy_(rank, non_blocking=True)
+            if self._inputs.noise is not None and plan.noise is not None:
+                self._inputs.noise.copy_(plan.noise, non_blocking=True)
         return self._inputs
 
     def _work(self, inputs: StepInputs, choice: Choice) -> Terms:

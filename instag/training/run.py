@@ -59,7 +59,7 @@ def adapt(
     """
     training, model = config.training, config.model
     if universal is None:  # nothing is pre-trained, so there is nothing to be careful with during the warm-up
-        stages = {name: replace(getattr(training, name), warmup_rate=1.0, anchor=0.0) for name in ("face", "mouth")}
+        stages = {name: replace(getattr(training, name), warmup_rate=1.0) for name in ("face", "mouth")}
         training = replace(training, **stages)
     else:
         universal.require(model, dataset.norm)

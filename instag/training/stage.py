@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from instag.config import StageConfig, TrainingConfig
+from instag.data.audio import WINDOW_FRAMES
 from instag.data.dataset import SubjectDataset
 from instag.data.frame import FrameBatch, GeometryPrior
 from instag.data.resident import ResidentFrames
@@ -19,7 +20,6 @@ from instag.fields.hook import HOOK_RANK
 from instag.fields.structure import GaussianField
 from instag.head import Branch, HeadRender, Mode, TalkingHead
 from instag.schedule import adaptation_factor, position_rate
-from instag.training.average import Anchor, TailAverage
 from instag.training.density import DensityControl, Removal, Statistics
 from instag.training.optimizers import STRUCTURE_GROUPS, GroupedOptimizer, step_all
 
@@ -96,8 +96,6 @@ class Choice:
     """Whether all videos share one structure field (an ablation of pre-training)."""
     counted: bool = False
     """Whether density control takes this step's gradients into account."""
-    averaged: bool = False
-    """Whether this step's motion field belongs to the mean that the stage ends with."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +106,13 @@ class Plan:
         indices: frames, by their numbers in the clip.
         hook_rank: of the mouth's hook.
         choice: the rest.
+        noise: float32 [B, 8, D, W] for the audio windows; None: they are heard as they are.
     """
 
     indices: list[int]
     hook_rank: int
     choice: Choice
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,12 @@ class StepInputs:
     Attributes:
         index: int64 [B] frames.
         hook_rank: int64 [1].
+        noise: as in the plan.
     """
 
     index: Tensor
     hook_rank: Tensor
+    noise: Tensor | None = None
 
 
 class BranchStage:
@@ -168,10 +170,6 @@ class BranchStage:
         self.sampler = FrameSampler(subject.indices, self.curriculum(), self.generator)
         self.gaussians = GroupedOptimizer(gaussian_groups(branch), {"personal_attention": PERSONAL_ATTENTION_DECAY})
         self.fields = fields or field_optimizer(branch.motion)
-        moved = [*branch.motion.parameters(), *(branch.aligner.parameters() if branch.aligner is not None else ())]
-        learning = self.steps - config.freeze_last
-        self.average = TailAverage(moved, learning - config.average_last, learning)
-        self.anchor = Anchor(list(branch.motion.parameters()), config.anchor) if config.anchor else None
         self.density: DensityControl | None = None
         if config.density is not None:
             self.density = DensityControl(
@@ -193,7 +191,6 @@ class BranchStage:
             sh_degree=self.branch.structure.active_sh_degree,
             aligned=step > self.config.align_from,
             counted=self.density is not None and self.density.counts(step),
-            averaged=self.average.covers(step),
         )
 
     def draw_patch(self, perceptual: nn.Module | None, step: int) -> int | None:
@@ -205,6 +202,22 @@ class BranchStage:
     def hook_rank(self) -> int:
         """Rank of the mouth's hook in the next step."""
         return HOOK_RANK
+
+    def draw_noise(self, frames: int) -> Tensor | None:
+        """Noise for the audio windows of a step [B, 8, D, W], on the host: the same numbers on every device.
+
+        In a few seconds every frame has a sound of its own by which a field can know it, down to what only that frame
+        shows, and such a field guesses on a new sound. Heard a little differently each time, a frame must be drawn from
+        what similar sounds share (training with noise is a Tikhonov regulariser: Bishop 1995). Half of the variance
+        is the same along a window, feature by feature, as another voice or microphone would be.
+        """
+        features = self.subject.dataset.features
+        if not self.training.audio_noise or features is None:
+            return None
+        steps, width = features.shape[1:]
+        inside = torch.randn(frames, WINDOW_FRAMES, width, steps, generator=self.noise)
+        along = torch.randn(frames, 1, width, 1, generator=self.noise)
+        return self.training.audio_noise * (inside + along)
 
     def mode(self, choice: Choice) -> Mode:
         """What is drawn."""
@@ -219,10 +232,8 @@ class BranchStage:
         """Everything random and everything that depends on the step; sets the optimisers' rates, fetches the frames."""
         indices = self.sampler.next(step, self.config.frames_per_step)
         rank = self.hook_rank()
-        plan = Plan(indices, rank, self.choose(step))
+        plan = Plan(indices, rank, self.choose(step), self.draw_noise(len(indices)))
         self.subject.prepare(indices, plan.choice.prior)
-        if plan.choice.averaged:
-            self.average.prepare(step)
         gaussians, fields = self.rates(step)
         self.gaussians.set_rates(gaussians)
         self.fields.set_rates(fields)
@@ -235,7 +246,11 @@ class BranchStage:
 
     def frames(self, inputs: StepInputs, choice: Choice) -> FrameBatch:
         """Frames of the step, on the training device."""
-        return self.subject.batch(inputs.index, choice.prior)
+        frames = self.subject.batch(inputs.index, choice.prior)
+        if inputs.noise is None:
+            return frames
+        condition = frames.condition
+        return replace(frames, condition=replace(condition, audio=condition.audio + inputs.noise))
 
     def render(self, frames: FrameBatch, inputs: StepInputs, choice: Choice) -> HeadRender:
         """The one forward path."""
@@ -256,19 +271,14 @@ class BranchStage:
         return self.density is not None and self.density.decide(frames.condition.camera, step)
 
     def optimise(self, choice: Choice) -> None:
-        """The optimisers' step, then what becomes of the motion field."""
+        """The optimisers' step."""
         step_all(self.gaussians, self.fields)
-        if self.anchor is not None and not choice.frozen:
-            self.anchor.pull()
-        if choice.averaged:
-            self.average.update()
 
     def advance(self, step: int, choice: Choice) -> None:
         """After a step."""
         structure = self.branch.structure
         if step % self.config.sh_interval == 0:
             structure.active_sh_degree = min(structure.active_sh_degree + 1, structure.max_sh_degree)
-        self.average.finish(step)
 
     def rates(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Learning rates of the Gaussians' and of the fields' groups."""
@@ -287,13 +297,11 @@ class BranchStage:
                 "aligner_network": rates.aligner_network,
                 "personal_grid": rates.aligner_grid,
                 "personal_network": rates.personal_network,
-                "personal_audio": rates.personal_network,
                 "personal_attention": rates.personal_attention,
             },
             {
                 "grid": fields.grid * factor,
                 "network": fields.network * factor,
-                "audio": (fields.network if fields.audio is None else fields.audio) * factor,
                 "attention": fields.attention * factor,
             },
         )
@@ -313,7 +321,6 @@ class BranchStage:
         tensors = {f"branch.{k}": v for k, v in self.branch.state_dict().items()}
         tensors |= {f"gaussians.{k}": v for k, v in self.gaussians.tensors().items()}
         tensors |= {f"fields.{k}": v for k, v in self.fields.tensors().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.tensors().items()}
         tensors["noise"] = self.noise.get_state()
         if self.density is not None:
             tensors["density.gradient"] = self.density.statistics.gradient
@@ -330,7 +337,6 @@ class BranchStage:
         self.branch.load_state_dict(_below("branch.", tensors))
         self.gaussians.load_tensors(_below("gaussians.", tensors))
         self.fields.load_tensors(_below("fields.", tensors))
-        self.average.load_tensors(_below("average.", tensors))
         self.noise.set_state(tensors["noise"])
         if self.density is not None:
             self.density.statistics = Statistics(
@@ -370,14 +376,13 @@ def field_optimizer(motion: nn.Module) -> GroupedOptimizer:
 
 
 def field_groups(motion: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """A motion field's hash grid, audio network, temporal attention, and the networks behind them."""
+    """A motion field's hash grid, temporal attention, and networks."""
     grid = list(motion.encoding.parameters())
-    audio, attention = (list(part.parameters()) for part in (motion.audio.network, motion.audio.attention))
-    taken = {id(p) for p in grid + audio + attention}
+    attention = list(motion.audio.attention.parameters())
+    taken = {id(p) for p in grid + attention}
     return {
         "grid": grid,
         "network": [p for p in motion.parameters() if id(p) not in taken],
-        "audio": audio,
         "attention": attention,
     }
 

@@ -19,14 +19,14 @@ SMALL = [
     "training.mouth.density.start=4",
     "training.mouth.density.interval=5",
     "training.mouth.freeze_last=4",
-    "training.mouth.average_last=5",
-    "training.face.average_last=8",
     "training.mouth.warmup=4",
     "training.face.warmup=4",
     "training.face.align_from=2",
     "training.face.hair_ignored=[2,9]",
     "training.face.prior_from=7",
     "training.face.sh_interval=5",
+    "training.face.losses.lips=1.0",
+    "training.audio_noise=0.3",
     "training.log_interval=1",
 ]
 
@@ -51,7 +51,7 @@ def test_every_stage_learns_and_logs_its_terms(finished):
     face, mouth, fuse = (log(finished / f"{name}.jsonl") for name in ("face", "mouth", "fuse"))
     assert [line["step"] for line in face] == list(range(1, 13))
     assert face[-1]["photometric"] < face[0]["photometric"]
-    assert {"alpha", "attention_lips", "motion", "normal", "gaussians"} <= face[-1].keys()
+    assert {"alpha", "attention_lips", "motion", "normal", "lips", "gaussians"} <= face[-1].keys()
     assert {"photometric", "alpha"} <= mouth[-1].keys()
     assert len(fuse) == 4
     for line in (*face, *mouth, *fuse):
