@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 
 from instag.data_utils.image_ops import push_pull_fill
-from instag.data_utils.silhouette import main_person
+from instag.data_utils.silhouette import main_person, smoothed
 from instag.errors import DataError
 
 MAX_SAMPLES = 90  # frames looked at, evenly spread
@@ -25,6 +26,11 @@ class Plate:
 
     image: np.ndarray  # uint8 [H, W, 3] RGB
     seen: np.ndarray  # bool [H, W]: measured; elsewhere `image` is a smooth continuation
+
+    @cached_property
+    def smoothed(self) -> np.ndarray:
+        """`silhouette.smoothed` of the image."""
+        return smoothed(self.image)
 
 
 def fit_plate(frame: Callable[[int], np.ndarray], person: Callable[[int], np.ndarray], count: int) -> Plate:

@@ -7,13 +7,16 @@ import numpy as np
 
 _BINS = 32  # a side
 _CHROMA_START, _CHROMA_STEP = 64, 4  # OpenCV's a and b lie round 128; skin, hair and cloth within +-64
+_LEVELS = np.arange(256)
+_CHROMA = np.clip((_LEVELS - _CHROMA_START) // _CHROMA_STEP, 0, _BINS - 1)
+_CELL_OF_LEVEL = np.stack([_LEVELS * _BINS // 256, _CHROMA, _CHROMA], -1)[:, None].astype(np.uint8)  # [256, 1, 3]
 
 
 def colour_bins(image: np.ndarray) -> np.ndarray:
     """uint8 RGB [H, W, 3] -> index of the LAB cell, int32 [H, W] in [0, 32^3)."""
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.int32)
-    chroma = np.clip((lab[..., 1:] - _CHROMA_START) // _CHROMA_STEP, 0, _BINS - 1)
-    return ((lab[..., 0] >> 3) * _BINS + chroma[..., 0]) * _BINS + chroma[..., 1]
+    cells = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2LAB), _CELL_OF_LEVEL)
+    light, green_red, blue_yellow = (channel.astype(np.int32) for channel in cv2.split(cells))
+    return (light * _BINS + green_red) * _BINS + blue_yellow
 
 
 class ColourCounts:

@@ -21,6 +21,7 @@ PLANE_DEPTH_CM = 4.0  # a bit behind the face, through the ears
 CELLS = 128  # side of the map
 CELL_CM = 0.25  # so the map spans -16..16 cm both ways
 
+_AXIS = ((np.arange(CELLS) + 0.5 - CELLS / 2) * CELL_CM).astype(np.float32)  # cm, middles of the cells
 _FOLLOW_ABOVE_CM = 5.0  # above the jaw line the skin stretches over this length when the jaw drops
 _FOLLOW_BELOW_CM = 5.0  # and below it neck and collar stay where they are, this far away
 _MOST_MOTION_CM = 3.0  # of a jaw point against its median; more is a tracking slip
@@ -90,8 +91,7 @@ class HeadPlane:
 
 def cell_coordinates() -> tuple[np.ndarray, np.ndarray]:
     """u and v of the map's cells, float32 [CELLS, CELLS] each, cm."""
-    axis = ((np.arange(CELLS) + 0.5 - CELLS / 2) * CELL_CM).astype(np.float32)
-    u, v = np.meshgrid(axis, axis)
+    u, v = np.meshgrid(_AXIS, _AXIS)
     return u, v
 
 
@@ -133,12 +133,12 @@ class JawShift:
     """
 
     def __init__(self, median: JawLine, now: JawLine):
-        u, v = cell_coordinates()
-        below = v - median.at(u)  # cm
+        u, v = _AXIS, _AXIS[:, None]
+        below = v - median.at(u)  # [CELLS, CELLS] cm
         follow = np.clip(1 + np.minimum(below / _FOLLOW_ABOVE_CM, -below / _FOLLOW_BELOW_CM), 0, 1)
         motion = np.clip(now.points - median.points, -_MOST_MOTION_CM, _MOST_MOTION_CM)
-        columns, rows = np.meshgrid(np.arange(CELLS, dtype=np.float32), np.arange(CELLS, dtype=np.float32))
-        self._cells = columns, rows
+        cells = np.arange(CELLS, dtype=np.float32)
+        self._cells = cells, cells[:, None]
         self._motion = [median._along(u, motion[:, k]) * follow / CELL_CM for k in (0, 1)]  # cells
 
     def to_frame(self, cells: np.ndarray) -> np.ndarray:

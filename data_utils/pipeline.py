@@ -29,7 +29,7 @@ from instag.data_utils.face_mesh import face_triangles
 from instag.data_utils.files import read_image, write_image
 from instag.data_utils.job import Job, Step
 from instag.data_utils.manifest import file_hash
-from instag.data_utils.pictures import read_labels, write_images, write_labels, write_torso
+from instag.data_utils.pictures import read_labels, write_labels, write_pictures
 from instag.data_utils.pose import fit_poses
 from instag.data_utils.priors import camera_mesh, rasterize_mesh
 from instag.data_utils.refine_pose import fit_textures, refine_chunk, sample_skin, steady_poses
@@ -81,15 +81,18 @@ def _segmentation(job: Job) -> None:
         pass
 
 
-def _torso(job: Job) -> None:
+def _pictures(job: Job) -> None:
+    folder = job.folder
     if not job.resumed:
-        shutil.rmtree(job.folder.torso(0).parent, ignore_errors=True)
+        for path in (folder.torso(0), folder.image(0), folder.ground_truth(0), folder.teeth(0)):
+            shutil.rmtree(path.parent, ignore_errors=True)
     clip = ClipView.open(job.folder)
     neck = fit_neck(clip.frame, lambda i: read_labels(job.folder, i), clip.plane, clip.count)
     with VideoWriter(job.folder.plates, FPS, job.size, crf=ingest.FRAMES_CRF, gop=ingest.KEY_FRAMES) as writer:
-        for plates in job.run_chunks(write_torso, neck):
+        for plates in job.run_chunks(write_pictures, neck):
             for picture in plates:
                 writer.write(picture)
+    subject_files.write_empty_teeth(folder, job.count, job.size)
 
 
 def _network_files(job: Job) -> dict[str, Any]:
@@ -120,15 +123,6 @@ def _geometry(job: Job) -> None:
         raise DataError(
             f"{files[0]}: with the other file gives {' and '.join(made)}; give one of depth, one of normals"
         )
-
-
-def _images(job: Job) -> None:
-    if not job.resumed:
-        for path in (job.folder.image(0), job.folder.ground_truth(0), job.folder.teeth(0)):
-            shutil.rmtree(path.parent, ignore_errors=True)
-    for _ in job.run_chunks(write_images):
-        pass
-    subject_files.write_empty_teeth(job.folder, job.count, job.size)
 
 
 def _action_units(job: Job) -> None:
@@ -237,12 +231,13 @@ STEPS = (
         ],
         lambda job: {"networks": [file_hash(Path(name)) for name in job.geometry or ()]},
     ),
-    Step("torso", ("segmentation",), _torso, lambda job: [job.folder.plates, *_ends(job.folder.torso, job)]),
     Step(
-        "images",
+        "pictures",
         ("segmentation",),
-        _images,
+        _pictures,
         lambda job: [
+            job.folder.plates,
+            *_ends(job.folder.torso, job),
             *_ends(job.folder.image, job),
             *_ends(job.folder.ground_truth, job),
             *_ends(job.folder.teeth, job),
@@ -252,9 +247,9 @@ STEPS = (
     Step("tracks", ("refine_pose",), _tracks, lambda job: [job.folder.tracks]),
     Step(
         "pack",
-        ("audio", "torso", "images", "action_units", "features", "tracks"),
+        ("audio", "pictures", "action_units", "features", "tracks"),
         _pack,
         lambda job: [job.folder.pack],
     ),
-    Step("contact_sheet", ("torso", "tracks"), _contact_sheet, lambda job: [job.folder.contact_sheet]),
+    Step("contact_sheet", ("pictures", "tracks"), _contact_sheet, lambda job: [job.folder.contact_sheet]),
 )

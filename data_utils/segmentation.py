@@ -207,8 +207,7 @@ class Parser:
         `frame` uint8 [H, W, 3] RGB; `person` selfie probability uint8 [H, W]; `landmarks` [478, 3] (or 2) px; head
         pose in OpenCV axes, cm.
         """
-        plate = (self.plate.image, self.plate.seen) if self.plate is not None else (None, None)
-        alpha = refine_person(frame, person, *plate)
+        alpha = refine_person(frame, person, self.plate)
         plane = HeadPlane.from_pose(rotation, translation_cm, self.focal, self.size)
         view = _view(frame, alpha, landmarks, plane)
         posterior = _posterior(view, self.jaw, self.prior, self.colours)
@@ -226,11 +225,10 @@ def fit_parser(clip: ClipView) -> Parser:
     """Learn the colours and the map of one clip. Reads about 24 frames, in rising order; deterministic."""
     if clip.count < 1:
         raise DataError("segmentation: the clip has no frames; check that the video decodes")
-    plate = (clip.plate.image, clip.plate.seen) if clip.plate is not None else (None, None)
     views, foreheads = [], []
     for i in np.unique(np.linspace(0, clip.count - 1, FIT_FRAMES).round().astype(int)):
         frame = clip.frame(int(i))
-        alpha = refine_person(frame, clip.person(int(i)), *plate)
+        alpha = refine_person(frame, clip.person(int(i)), clip.plate)
         plane = HeadPlane.from_pose(clip.rotation[i], clip.translation_cm[i], clip.focal, clip.size)
         views.append(_view(frame, alpha, clip.landmarks[i], plane))
         foreheads.append(plane.unproject(clip.landmarks[i, FOREHEAD_TOP, :2])[1])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 
-from instag.data_utils.image_ops import box, coarse_component_filter, guided_filter, luminance, scaled_px, touched
+from instag.data_utils.image_ops import box, coarse_component_filter, guided_filter, luminance, scaled_px
+
+if TYPE_CHECKING:
+    from instag.data_utils.background import Plate
 
 PERSON_THRESHOLD = 0.5  # of the selfie probability: what counts as the speaker
+SURE, UNLIKELY = int(0.9 * 255), int(0.1 * 255)  # of it: above is sure, up to here hardly the speaker
 # Lengths at 512 px.
 BAND_PX = 14  # only this far from the selfie mask's edge may the silhouette move
 SELFIE_WEIGHT = 0.35  # of the selfie log-odds where the plate is known
@@ -27,62 +33,47 @@ def main_person(person: np.ndarray) -> np.ndarray:
     Flags, screens and people behind the speaker often raise the probability too; they belong to the background.
     """
     mask = person > 255 * PERSON_THRESHOLD
-    joined = cv2.dilate(mask.astype(np.uint8), box(scaled_px(2, len(person)))) > 0
-
-    def largest(components: np.ndarray, areas: np.ndarray) -> np.ndarray:
-        return touched(components, components == 1 + np.argmax(areas[1:]), len(areas))
-
-    return mask & ~coarse_component_filter(joined, largest)
+    joined = cv2.dilate(mask.view(np.uint8), box(scaled_px(2, len(person)))).view(bool)
+    return mask & ~coarse_component_filter(joined, lambda _, areas: np.arange(len(areas)) == 1 + np.argmax(areas[1:]))
 
 
-def refine_person(
-    frame: np.ndarray,
-    person: np.ndarray,
-    plate: np.ndarray | None,
-    seen: np.ndarray | None,
-) -> np.ndarray:
+def refine_person(frame: np.ndarray, person: np.ndarray, plate: Plate | None) -> np.ndarray:
     """How much of each pixel is the speaker, float32 [H, W] in [0, 1].
 
-    `frame` uint8 [H, W, 3] RGB; `person` selfie probability uint8 [H, W]; `plate` uint8 [H, W, 3] with `seen` bool
-    [H, W], or None for both. Within a band round the selfie mask's edge, colour decides: by the difference from the
-    plate where that is known, else by following the picture's edges.
+    `frame` uint8 [H, W, 3] RGB; `person` selfie probability uint8 [H, W]; `plate` of the clip, if known. Within a band
+    round the selfie mask's edge, colour decides: by the difference from the plate where that was seen, else by
+    following the picture's edges.
     """
     size = len(frame)
     guide = luminance(frame)
-    main = main_person(person)
-    near_main = cv2.dilate(main.astype(np.uint8), box(scaled_px(BAND_PX, size))) > 0
-    probability = np.where(near_main, person, 0).astype(np.float32) / 255
-    alpha = np.clip(guided_filter(probability, guide, scaled_px(6, size), 1e-4), 0, 1)
-    half_band = scaled_px(BAND_PX / 2, size)
-    core = cv2.erode((probability > 0.9).astype(np.uint8), box(half_band)) > 0
-    outside = cv2.dilate((probability > 0.1).astype(np.uint8), box(half_band)) == 0
-    if plate is not None and seen is not None:
-        decided = np.nonzero(~core & ~outside & seen)
-        selfie = np.log((alpha[decided] + 0.02) / (1.02 - alpha[decided]))
-        by_plate = _plate_log_odds(frame, plate, core, decided)
-        alpha[decided] = 1 / (1 + np.exp(-SELFIE_WEIGHT * selfie - by_plate))
-    alpha = np.clip(guided_filter(alpha, guide, scaled_px(3, size), 5e-5), 0, 1)
-    alpha[core] = 1
-    alpha[outside] = 0
-    return alpha
+    near_main = cv2.dilate(main_person(person).view(np.uint8), box(scaled_px(BAND_PX, size)))
+    person = cv2.copyTo(person, near_main)
+    half_band = box(scaled_px(BAND_PX / 2, size))
+    core = cv2.erode(cv2.threshold(person, SURE, 1, cv2.THRESH_BINARY)[1], half_band)
+    inside = cv2.dilate(cv2.threshold(person, UNLIKELY, 1, cv2.THRESH_BINARY)[1], half_band)
+    alpha = np.clip(guided_filter(person, guide, scaled_px(6, size), 1e-4) * np.float32(1 / 255), 0, 1)
+    decided = () if plate is None else np.flatnonzero((inside > core) & plate.seen)
+    if len(decided):
+        flat = alpha.reshape(-1)
+        selfie = np.log((flat[decided] + 0.02) / (1.02 - flat[decided]))
+        flat[decided] = 1 / (1 + np.exp(-SELFIE_WEIGHT * selfie - _plate_log_odds(frame, plate, core, decided)))
+    alpha = cv2.copyTo(guided_filter(alpha, guide, scaled_px(3, size), 5e-5), inside)
+    return np.clip(alpha, core, 1)
 
 
-def _plate_log_odds(
-    frame: np.ndarray, plate: np.ndarray, core: np.ndarray, at: tuple[np.ndarray, np.ndarray]
-) -> np.ndarray:
-    """Log-odds that a pixel is the person by its colour, float32 [K] for the K pixels `at` (rows, columns).
+def _plate_log_odds(frame: np.ndarray, plate: Plate, core: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Log-odds that a pixel is the person by its colour, float32 [K] for the K pixels `at` (indices, row by row).
 
     It must differ from the plate and, where the person nearby differs much, be nearer to the person than to the plate:
     the mixed pixels of an edge differ from both.
     """
-    window = (3, 3)  # against sensor and codec noise
-    here, behind = (cv2.blur(cv2.cvtColor(x, cv2.COLOR_RGB2LAB), window)[at].astype(np.float32) for x in (frame, plate))
-    difference = (here - behind) * LAB_WEIGHTS
+    here, behind = (_lab(np.take(x.reshape(-1, 3), at, axis=0)) for x in (smoothed(frame), plate.smoothed))
+    difference = here - behind
     distance = np.sqrt(np.einsum("kc,kc->k", difference, difference))
     odds = (distance - PLATE_DISTANCE) / PLATE_SOFTNESS
 
     person, known = _colour_nearby(frame, core, at)
-    contrast = (person - behind) * LAB_WEIGHTS
+    contrast = person - behind
     contrast_squared = np.einsum("kc,kc->k", contrast, contrast)
     share = np.einsum("kc,kc->k", difference, contrast) / np.maximum(contrast_squared, 1)
     telling = known & (contrast_squared > CONTRAST**2)
@@ -90,17 +81,26 @@ def _plate_log_odds(
     return np.clip(odds, -PLATE_LOG_ODDS, PLATE_LOG_ODDS)
 
 
-def _colour_nearby(
-    frame: np.ndarray, core: np.ndarray, at: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean LAB colour of the person's sure pixels round the pixels `at`, float32 [K, 3], and whether there are any."""
+def smoothed(picture: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] with less noise of sensor and codec."""
+    return cv2.blur(picture, (3, 3))
+
+
+def _lab(colours: np.ndarray) -> np.ndarray:
+    """RGB uint8 [K, 3] -> weighted LAB float32 [K, 3]."""
+    return cv2.cvtColor(colours[:, None], cv2.COLOR_RGB2LAB)[:, 0] * LAB_WEIGHTS
+
+
+def _colour_nearby(frame: np.ndarray, core: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean weighted LAB colour of the person's sure pixels (`core` uint8 [H, W], 0 or 1) round the pixels `at`,
+    float32 [K, 3], and whether there are any."""
     size = len(frame)
     step = max(1, size // _COARSE_SIZE)
     coarse = cv2.resize(frame, (size // step, size // step), interpolation=cv2.INTER_AREA)
     weight = cv2.resize(core.astype(np.float32), coarse.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None]
-    lab = cv2.cvtColor(coarse, cv2.COLOR_RGB2LAB).astype(np.float32)
+    lab = cv2.cvtColor(coarse, cv2.COLOR_RGB2LAB) * LAB_WEIGHTS
     side = 2 * scaled_px(NEARBY_PX / step, size) + 1
-    total = cv2.blur(np.dstack([lab * weight, weight]), (side, side))
-    row, column = (np.minimum(index // step, len(coarse) - 1) for index in at)
-    nearby = total[row, column]
+    total = cv2.blur(np.concatenate([lab * weight, weight], axis=2), (side, side)).reshape(-1, 4)
+    row, column = (np.minimum(index // step, len(coarse) - 1) for index in np.divmod(at.astype(np.int32), size))
+    nearby = np.take(total, row * len(coarse) + column, axis=0)
     return nearby[:, :3] / np.maximum(nearby[:, 3:], 1e-3), nearby[:, 3] > _LEAST_SHARE

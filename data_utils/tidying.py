@@ -13,7 +13,6 @@ from instag.data_utils.image_ops import (
     fill_from_nearest,
     scaled_px,
     strongest,
-    touched,
 )
 
 CLASSES = (Label.HEAD, Label.HAIR, Label.NECK, Label.TORSO)
@@ -55,20 +54,20 @@ def _impossible(labels: np.ndarray, nose: np.ndarray) -> np.ndarray:
     size = len(labels)
     area = (size / 512) ** 2
     head, hair, neck, torso = (labels == k for k in (HEAD, HAIR, NECK, TORSO))
-    near_head = cv2.dilate((head | hair).astype(np.uint8), box(scaled_px(8, size))) > 0
+    near_head = cv2.dilate((head | hair).view(np.uint8), box(scaled_px(8, size))).view(bool)
     at_nose, at_bottom, high = (np.zeros(labels.shape, bool) for _ in range(3))
     x, y = np.clip(nose[:2].astype(int), 0, size - 1)
     at_nose[y, x] = True
     high[:y] = True
     at_bottom[-max(2, scaled_px(3, size)) :] = True
-    thick = cv2.morphologyEx(neck.astype(np.uint8), cv2.MORPH_OPEN, box(scaled_px(4, size))) > 0
+    thick = cv2.morphologyEx(neck.view(np.uint8), cv2.MORPH_OPEN, box(scaled_px(4, size))).view(bool)
     wrong = neck & ~thick
-    wrong |= component_filter(thick, lambda c, n: touched(c, near_head, len(n)) & (n > SPECK_PX * area))
-    wrong |= component_filter(torso, lambda c, n: touched(c, at_bottom, len(n)))
-    wrong |= component_filter(head, lambda c, n: touched(c, at_nose, len(n)) | (n > PIECE_PX * area))
-    wrong |= component_filter(hair, lambda c, n: n >= max(PIECE_PX * area, HAIR_SHARE * n[1:].max()))
-    strands = cv2.dilate((hair & ~wrong).astype(np.uint8), box(scaled_px(STRAND_GAP_PX, size))) > 0
-    return wrong | hair & component_filter(strands, lambda c, n: touched(c, high & hair, len(n)))
+    wrong |= component_filter(thick, lambda at, n: at & (n > SPECK_PX * area), near_head)
+    wrong |= component_filter(torso, lambda at, _: at, at_bottom)
+    wrong |= component_filter(head, lambda at, n: at | (n > PIECE_PX * area), at_nose)
+    wrong |= component_filter(hair, lambda _, n: n >= max(PIECE_PX * area, HAIR_SHARE * n[1:].max()))
+    strands = cv2.dilate((hair & ~wrong).view(np.uint8), box(scaled_px(STRAND_GAP_PX, size))).view(bool)
+    return wrong | hair & component_filter(strands, lambda at, _: at, high & hair)
 
 
 def remove_specks(labels: np.ndarray) -> np.ndarray:

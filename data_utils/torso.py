@@ -23,6 +23,7 @@ SPREAD_PX = 4.0  # standard deviation of the blur that evens out neighbouring co
 DARKENING = 0.98  # per row of 512: it lies in the head's shadow
 EDGE_PX = 0.8  # standard deviation of the soft edge against the background
 FADE_PX = 2.0  # and of the fading rim behind the head
+SURROUNDINGS_PX = 14  # beyond its reach that the layer's soft rims look at
 
 LEAST_PIECE_PX = 400  # area; smaller pieces of the body are noise of the label map
 
@@ -95,16 +96,38 @@ def torso_layer(
     size = len(frame)
     body = (labels == Label.NECK) | (labels == Label.TORSO)
     body &= ~coarse_component_filter(body, lambda _, areas: areas >= LEAST_PIECE_PX * (size / 512) ** 2)
+    layer = np.zeros((size, size, 4), np.uint8)
+    rows = np.flatnonzero(body.any(1))
+    if len(rows):  # rows higher above the body have none of the layer
+        reached = slice(max(0, rows[0] - scaled_px(NECK_REACH_PX + SURROUNDINGS_PX, size)), size)
+        columns = None
+        if neck is not None and plane is not None:
+            left, right = neck.columns(plane)
+            columns = (np.arange(size) + 0.5 > left) & (np.arange(size) + 0.5 < right)
+        colour = None if columns is None else neck.colour
+        layer[reached] = _layer(frame[reached], labels[reached], plate[reached], body[reached], columns, colour)
+    return layer
+
+
+def _layer(
+    frame: np.ndarray,
+    labels: np.ndarray,
+    plate: np.ndarray,
+    body: np.ndarray,
+    columns: np.ndarray | None,
+    neck_colour: np.ndarray | None,
+) -> np.ndarray:
+    """`torso_layer` of the lower rows [h, W] of a picture W px wide and high, RGBA uint8 [h, W, 4].
+
+    `body` bool [h, W]: neck and torso; `columns` bool [W]: where a neck may stand, and its colour [3], if known.
+    """
+    size = frame.shape[1]
     background = labels == Label.BACKGROUND
     head = ~body & ~background
     clean = body & (cv2.dilate(head.astype(np.uint8), box(scaled_px(MARGIN_PX, size))) == 0)
     shows_neck = clean & (labels == Label.NECK)
-    columns = np.ones(size, bool)
-    if neck is not None and plane is not None:
-        left, right = neck.columns(plane)
-        columns = (np.arange(size) + 0.5 > left) & (np.arange(size) + 0.5 < right)
     hidden = ~clean & ~background
-    painted, paint = _continue_upwards(frame, shows_neck, clean, hidden, columns, neck.colour if neck else None)
+    painted, paint = _continue_upwards(frame, shows_neck, clean, hidden, columns, neck_colour)
 
     solid = body | painted
     alpha = _coverage(solid, head, size)
@@ -118,11 +141,12 @@ def torso_layer(
 
 def compose(torso: np.ndarray, plate: np.ndarray) -> np.ndarray:
     """The torso layer (RGBA uint8 [H, W, 4], straight alpha) over the plate, uint8 [H, W, 3] (METHOD.md section 6)."""
-    colour, opacity = torso[..., :3], torso[..., 3]
-    composite = cv2.copyTo(np.ascontiguousarray(colour), cv2.compare(opacity, 255, cv2.CMP_EQ), plate.copy())
-    edge = np.nonzero((opacity > 0) & (opacity < 255))
-    alpha = opacity[edge][:, None].astype(np.float32) / 255
-    composite[edge] = (colour[edge] * alpha + plate[edge] * (1 - alpha)).astype(np.uint8)
+    colour, opacity = cv2.cvtColor(torso, cv2.COLOR_RGBA2RGB), cv2.extractChannel(torso, 3)
+    composite = cv2.copyTo(colour, cv2.compare(opacity, 255, cv2.CMP_EQ), plate.copy())
+    edge = np.flatnonzero((opacity > 0) & (opacity < 255))
+    alpha = np.take(opacity, edge)[:, None].astype(np.float32) / 255
+    over, below = (np.take(x.reshape(-1, 3), edge, axis=0) for x in (colour, plate))
+    composite.reshape(-1, 3)[edge] = (over * alpha + below * (1 - alpha)).astype(np.uint8)
     return composite
 
 
@@ -131,26 +155,27 @@ def _continue_upwards(
     neck: np.ndarray,
     clean: np.ndarray,
     hidden: np.ndarray,
-    columns: np.ndarray,
+    columns: np.ndarray | None,
     colour: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which `hidden` pixels the body reaches from below (bool [H, W], K of them), and their colours (uint8 [K, 3]).
 
-    `columns` bool [W]: where a neck may stand; `colour` [3] the clip's neck, or None: only above a visible one.
+    `columns` bool [W]: where a neck may stand, `colour` [3] the clip's neck; None: only above a visible one.
     """
-    size, reach = len(frame), scaled_px(NECK_REACH_PX, len(frame))
+    height, size = clean.shape
+    reach = scaled_px(NECK_REACH_PX, size)
     painted = np.zeros_like(clean)
     clean_rows, hidden_rows = np.flatnonzero(clean.any(1)), np.flatnonzero(hidden.any(1))
     if not len(clean_rows) or not len(hidden_rows):
         return painted, np.empty((0, 3), np.uint8)
     first = max(0, clean_rows[0] - reach)  # nothing above is reached, and below `band` nothing is hidden
-    band = slice(first, min(size, hidden_rows[-1] + reach + 1))
+    band = slice(first, min(height, hidden_rows[-1] + reach + 1))
     rows = np.arange(band.start, band.stop, dtype=np.int16)[:, None]
-    # Row of the next clean body pixel below each pixel; `size` where there is none.
-    below = np.minimum.accumulate(np.where(clean[band], rows, np.int16(size))[::-1], axis=0)[::-1]
+    # Row of the next clean body pixel below each pixel; `height` where there is none.
+    below = np.minimum.accumulate(np.where(clean[band], rows, np.int16(height))[::-1], axis=0)[::-1]
     rise = below - rows  # px
-    y, x = np.nonzero(hidden[band] & (below < size) & (rise <= reach))
-    is_neck = columns[x] if colour is not None else neck[below[y, x], x]
+    y, x = np.nonzero(hidden[band] & (below < height) & (rise <= reach))
+    is_neck = columns[x] if columns is not None else neck[below[y, x], x]
     near_enough = (rise[y, x] <= scaled_px(TORSO_REACH_PX, size)) | is_neck
     painted[y[near_enough] + first, x[near_enough]] = True
     wide = np.ones((1, scaled_px(THIN_PX, size)), np.uint8)
@@ -166,11 +191,11 @@ def _continue_upwards(
         slice(max(0, y.min() - reach), below.max() + reach),
         slice(max(0, x.min() - reach), x.max() + reach),
     )
-    source = np.minimum(below + scaled_px(MARGIN_PX, size), size - 1)  # a little below the edge
+    source = np.minimum(below + scaled_px(MARGIN_PX, size), height - 1)  # a little below the edge
     top, left = window[0].start, window[1].start
     smooth = _masked_blur(frame[window], clean[window], SPREAD_PX * size / 512)
     own = smooth[np.minimum(source - top, len(smooth) - 1), x - left]  # [K, 3]
-    if colour is not None:
+    if columns is not None:
         covered = columns[x] & ~neck[below, x]  # the chin lies on the collar: the neck is behind it
         shown = columns[x] & ~covered
         skin = _masked_blur(frame[window], neck[window], SPREAD_PX * size / 512)  # a thin strip: nothing of the collar
@@ -212,6 +237,7 @@ def _coverage(solid: np.ndarray, head: np.ndarray, size: int) -> np.ndarray:
 
 def _unmix(colour: np.ndarray, plate: np.ndarray, alpha: np.ndarray) -> None:
     """Replace the frame's colour on soft edges by the layer's own: frame = alpha * own + (1 - alpha) * plate."""
-    edge = np.nonzero((alpha > 0) & (alpha < 1))
-    a = alpha[edge][:, None]
-    colour[edge] = np.clip((colour[edge] - (1 - a) * plate[edge]) / a, 0, 255).round().astype(np.uint8)
+    edge = np.flatnonzero((alpha > 0) & (alpha < 1))
+    a = np.take(alpha, edge)[:, None]
+    seen, behind = (np.take(x.reshape(-1, 3), edge, axis=0) for x in (colour, plate))
+    colour.reshape(-1, 3)[edge] = np.clip((seen - (1 - a) * behind) / a, 0, 255).round().astype(np.uint8)

@@ -36,6 +36,23 @@ class Label(IntEnum):
 LABEL_COLORS = np.array(
     [[255, 255, 255], [0, 0, 255], [0, 0, 0], [0, 255, 0], [255, 0, 0], [100, 100, 100]], dtype=np.uint8
 )
+# One bit or two of each channel tell the six colours apart: a table from these bits back to the label.
+_CHANNEL_BITS = (1, 6, 8)
+_LABEL_OF_BITS = np.full(16, Label.BACKGROUND, np.uint8)
+_LABEL_OF_BITS[(LABEL_COLORS & np.array(_CHANNEL_BITS, np.uint8)).sum(1)] = np.arange(len(LABEL_COLORS))
+
+
+def labels_from_colors(parsing: np.ndarray) -> np.ndarray:
+    """Label map uint8 [H, W] of a parsing picture uint8 [H, W, 3]: exact colours, otherwise the nearest."""
+    red, green, blue = (parsing[..., c] & np.uint8(_CHANNEL_BITS[c]) for c in range(3))
+    labels = np.take(_LABEL_OF_BITS, red | green | blue)
+    exact = np.take(LABEL_COLORS, labels, axis=0) == parsing
+    if not exact.all():
+        odd = ~exact.all(2)
+        distance = np.abs(parsing[odd].astype(np.int32)[:, None] - LABEL_COLORS.astype(np.int32)).sum(2)
+        labels[odd] = distance.argmin(1)
+    return labels
+
 
 # Order of the expression vector e (METHOD.md section 2); intensities 0..5, AU45 clipped to 0..2.
 EXPRESSION_UNITS = ("AU01", "AU04", "AU05", "AU06", "AU07", "AU45")

@@ -27,13 +27,12 @@ from instag.data.frame_store import (
     decode_picture,
     encode_video,
 )
-from instag.data.layout import LABEL_COLORS, LANDMARKS, Label, SubjectFolder
+from instag.data.layout import LANDMARKS, Label, SubjectFolder, labels_from_colors
 from instag.errors import DataError
 
 REMEDY = "make it anew with `instag process`"
 SPLITS = ("train", "val")
 MOUTH_FRAMES = 8  # of another program's folder, looked at for a mouth
-COLOR_WEIGHTS = np.array([65536, 256, 1])  # RGB -> one number
 
 
 class FolderSource:
@@ -185,19 +184,6 @@ class FolderSource:
             raise DataError(f"{self.folder.action_units}: {len(units)} rows for {length} frames; {REMEDY}")
         landmarks = np.stack([read_landmarks(self.folder.landmarks(i)) for i in range(length)])
         return SubjectTracks(world_to_camera, focal, landmarks, units[:length], names)
-
-
-def labels_from_colors(parsing: np.ndarray) -> np.ndarray:
-    """Label map [H, W] of a parsing picture [H, W, 3]: exact colours, otherwise the nearest of LABEL_COLORS."""
-    key = sum(parsing[..., c].astype(np.int32) * COLOR_WEIGHTS[c] for c in range(3))  # [H, W]; no fast integer matmul
-    labels = np.full(key.shape, 255, np.uint8)
-    for label, color in enumerate(LABEL_COLORS.astype(np.int32) @ COLOR_WEIGHTS):
-        labels[key == color] = label
-    odd = labels == 255
-    if odd.any():
-        distance = np.abs(parsing[odd].astype(np.int32)[:, None] - LABEL_COLORS.astype(np.int32)).sum(2)
-        labels[odd] = distance.argmin(1)
-    return labels
 
 
 def lay_over(layer: np.ndarray, below: np.ndarray, source: str) -> np.ndarray:

@@ -10,7 +10,6 @@ from instag.data_utils.image_ops import (
     push_pull_fill,
     scaled_px,
     strongest,
-    touched,
 )
 
 
@@ -62,7 +61,7 @@ def test_component_filter_drops_what_keep_refuses():
     assert dropped.sum() == 9
     corner = np.zeros_like(mask)
     corner[17, 17] = True
-    assert component_filter(mask, lambda c, n: touched(c, corner, len(n)))[2, 2]
+    assert component_filter(mask, lambda at, _: at, corner)[2, 2]
     assert not component_filter(np.zeros_like(mask), lambda _, n: n > 0).any()
 
 

@@ -121,7 +121,7 @@ def begun(subject, clip, tmp_path, monkeypatch):
     folder = SubjectFolder(tmp_path / "anna")
     shutil.copytree(subject.root, folder.root)
     manifest = json.loads(folder.manifest.read_text())
-    for step in ("torso", "images", "pack", "contact_sheet"):
+    for step in ("pictures", "pack", "contact_sheet"):
         del manifest["steps"][step]
     manifest["steps"]["segmentation"]["done"] = False
     folder.manifest.write_text(json.dumps(manifest))
@@ -152,8 +152,8 @@ def test_one_step_alone_makes_the_later_ones_stale(subject, clip, tmp_path):
         *("survey", "video", "audio", "features", "landmarks", "pose", "refine_pose"),
         *("background", "geometry", "action_units", "tracks"),
     }
-    with pytest.raises(DataError, match="'torso' needs 'segmentation'"):
-        process(clip, folder.root, steps=["torso"])
+    with pytest.raises(DataError, match="'pictures' needs 'segmentation'"):
+        process(clip, folder.root, steps=["pictures"])
 
 
 def test_labels_survive_their_colours(tmp_path):

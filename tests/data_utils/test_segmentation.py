@@ -195,8 +195,8 @@ def test_refined_silhouette_is_nearer_to_the_truth_and_the_plate_helps(speaker):
     wrong = {"network": 0, "edges": 0, "plate": 0}
     for i in range(0, speaker.count, 3):
         truth = speaker.truth[i] != Label.BACKGROUND
-        by_plate = refine_person(speaker.frame(i), speaker.person(i), plate.image, plate.seen)
-        by_edges = refine_person(speaker.frame(i), speaker.person(i), None, None)
+        by_plate = refine_person(speaker.frame(i), speaker.person(i), plate)
+        by_edges = refine_person(speaker.frame(i), speaker.person(i), None)
         assert by_plate.dtype == np.float32
         assert 0 <= by_plate.min() <= by_plate.max() <= 1
         for name, alpha in (("network", speaker.person(i) / 255), ("edges", by_edges), ("plate", by_plate)):
@@ -206,14 +206,14 @@ def test_refined_silhouette_is_nearer_to_the_truth_and_the_plate_helps(speaker):
 
 
 def test_a_flag_taken_for_a_person_is_dropped_from_the_silhouette(speaker):
-    alpha = refine_person(speaker.frame(0), speaker.person(0), None, None)
+    alpha = refine_person(speaker.frame(0), speaker.person(0), None)
     assert speaker.person(0)[4, 4] > 200
     assert alpha[:12, :10].max() == 0
 
 
 def test_nobody_there_gives_an_empty_silhouette(speaker):
     nobody = np.zeros_like(speaker.person(0))
-    assert not refine_person(speaker.frame(0), nobody, speaker.plate.image, speaker.plate.seen).any()
+    assert not refine_person(speaker.frame(0), nobody, speaker.plate).any()
 
 
 def test_colour_cells_are_in_range_and_tell_colours_apart():
