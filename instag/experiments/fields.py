@@ -10,6 +10,7 @@ not pass for the shared one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +92,12 @@ def made_motions(truth: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarra
         truth: `seeds` (identity, style, sentences) and `landmarks` of the clip.
     """
     identity, style, sentences = (int(seed) for seed in truth["seeds"])
-    frames = len(truth["landmarks"])
+    return _made(identity, style, sentences, len(truth["landmarks"]))
+
+
+@functools.lru_cache
+def _made(identity: int, style: int, sentences: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Kept, for every pre-training of a run asks for the same speakers, seconds each."""
     speaker = Speaker(identity, style)
     plain = Speaker(identity, style)
     plain.style = replace(speaker.style, jaw_gain=1, lip_gain=1, wide_gain=1, round_gain=1, asymmetry=0)
