@@ -48,20 +48,28 @@ class DrawnGaussians(NamedTuple):
     sh: Tensor
 
 
-def point_spacing(points: Tensor) -> Tensor:
-    """Root of the mean squared distance to the 3 nearest neighbours, floored: [N, 3] -> [N]; N > 3."""
-    return mean_squared_distance(points.detach(), NEIGHBOURS).clamp_min(SPACING_FLOOR).sqrt()
+def point_spacing(points: Tensor, device: torch.device | str | None = None) -> Tensor:
+    """Root of the mean squared distance to the 3 nearest neighbours, floored: [N, 3] -> [N]; N > 3.
+
+    device: where the neighbours are looked for (a GPU needs no SciPy, whose import takes 0.4 s); None: where they lie.
+    """
+    squared = mean_squared_distance(points.detach().to(device or points.device), NEIGHBOURS).to(points.device)
+    return squared.clamp_min(SPACING_FLOOR).sqrt()
 
 
-def random_head_points(count: int = HEAD_POINTS, generator: torch.Generator | None = None) -> InitialPoints:
-    """Uniform in the cube around the head."""
+def random_head_points(
+    count: int = HEAD_POINTS, generator: torch.Generator | None = None, device: torch.device | str | None = None
+) -> InitialPoints:
+    """Uniform in the cube around the head, on the host; device: of `point_spacing`."""
     means = (2 * torch.rand(count, 3, generator=generator) - 1) * HEAD_RADIUS
-    return InitialPoints(means, point_spacing(means))
+    return InitialPoints(means, point_spacing(means, device))
 
 
-def random_mouth_points(count: int = MOUTH_POINTS, generator: torch.Generator | None = None) -> InitialPoints:
+def random_mouth_points(
+    count: int = MOUTH_POINTS, generator: torch.Generator | None = None, device: torch.device | str | None = None
+) -> InitialPoints:
     """Uniform in a cube of half the size below the centre; spacing as before the halving (METHOD.md section 3)."""
-    means, spacing = random_head_points(count, generator)
+    means, spacing = random_head_points(count, generator, device)
     return InitialPoints(MOUTH_SHRINK * means - torch.tensor([0.0, MOUTH_DROP, 0.0]), spacing)
 
 

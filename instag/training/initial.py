@@ -13,7 +13,7 @@ from instag.config import StageConfig
 from instag.data.frame_store import opencv
 from instag.data.layout import Label
 from instag.errors import DataError
-from instag.fields.structure import GaussianField, random_head_points, random_mouth_points
+from instag.fields.structure import GaussianField, point_spacing, random_head_points, random_mouth_points
 from instag.training.stage import Subject
 
 LIFTED_FRAMES = 16  # frames that points are taken from, spread over the training part
@@ -35,12 +35,14 @@ def initial_structure(branch: str, config: StageConfig, sh_degree: int, subject:
         subject: its training frames.
         seed: of the random numbers.
     """
+    device = None if subject.resident is None else subject.resident.device
     if config.initial == "random":
         draw = random_head_points if branch == "face" else random_mouth_points
-        points = draw(config.points, torch.Generator().manual_seed(seed))
+        points = draw(config.points, torch.Generator().manual_seed(seed), device)
         return GaussianField.from_points(*points, max_sh_degree=sh_degree)
     means, colors = lifted_points(branch, config.points, subject, np.random.default_rng([seed, len(branch)]))
-    return GaussianField.from_points(means, color=colors, opacity=LIFTED_OPACITY, max_sh_degree=sh_degree)
+    spacing = point_spacing(means, device)
+    return GaussianField.from_points(means, spacing, colors, LIFTED_OPACITY, max_sh_degree=sh_degree)
 
 
 def lifted_points(branch: str, count: int, subject: Subject, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
