@@ -24,7 +24,8 @@ from instag.errors import DataError
 KEY_INTERVAL = FPS  # frames between key frames of our own videos (layout.SubjectFolder.frames)
 DEFAULT_CACHE_BYTES = 1 << 30
 READERS = 8  # that decode a stream of frames, each a run of it
-SHORTEST_RUN = 2 * KEY_INTERVAL  # frames; a reader decodes up to KEY_INTERVAL more to get to its first
+SHORTEST_RUN = KEY_INTERVAL  # frames; a reader decodes up to KEY_INTERVAL more to get to its first
+DECODER_THREADS, TWIN_THREADS = 4, 1  # FFmpeg's of one video; by default 16, each with 2 MB of pictures at 512 px
 VIDEO_CRF = 12  # H.264 4:4:4: 44 dB at 2 MB per 10 s at 512 px (issue 2, item 3)
 VIDEO_PIXELS = "yuv444p"
 
@@ -142,9 +143,9 @@ class VideoFrames:
     pose track of a synthesis runs forward and back) decodes each group of pictures once.
     """
 
-    def __init__(self, path: Path, frames: int, label: str | None = None):
+    def __init__(self, path: Path, frames: int, label: str | None = None, threads: int = DECODER_THREADS):
         """path: the file; frames: how many it must hold; label: what errors call it (a member of a pack)."""
-        self.path, self.frames, self.label = path, frames, label or str(path)
+        self.path, self.frames, self.label, self.threads = path, frames, label or str(path), threads
         self._capture = None
         self._next = 0
         self._group: dict[int, np.ndarray] = {}  # frames of one group of pictures, RGB
@@ -166,8 +167,8 @@ class VideoFrames:
         return self._group[i]
 
     def twin(self) -> VideoFrames:
-        """The same video with a decoder of its own."""
-        return VideoFrames(self.path, self.frames, self.label)
+        """The same video with a decoder of its own, beside others that decode at the same time."""
+        return VideoFrames(self.path, self.frames, self.label, TWIN_THREADS)
 
     def close(self) -> None:
         """Release the decoder; the next read opens it again."""
@@ -179,7 +180,8 @@ class VideoFrames:
     def _open(self) -> Any:  # cv2.VideoCapture; OpenCV is imported late
         cv2 = opencv()
         if self._capture is None:
-            self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+            threads = [cv2.CAP_PROP_N_THREADS, self.threads]
+            self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG, threads)
             self._next = 0
         if not self._capture.isOpened():
             self.close()
