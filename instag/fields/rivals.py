@@ -16,7 +16,9 @@ Field = PersonalizedFaceField | PersonalizedMouthField
 
 
 @torch.no_grad()
-def rivals_d_mean_torch(fields: Sequence[Field], x: Tensor, window: Tensor, *driver: Tensor) -> Tensor:
+def rivals_d_mean_torch(
+    fields: Sequence[Field], x: Tensor, window: Tensor, *driver: Tensor, which: Tensor | None = None
+) -> Tensor:
     """d_mean [k, B, N, 3] of k fields of one branch, one after the other.
 
     Args:
@@ -24,15 +26,21 @@ def rivals_d_mean_torch(fields: Sequence[Field], x: Tensor, window: Tensor, *dri
         x: [N, 3], the points of all.
         window: [B, 8, D, W] audio.
         driver: the face's expression [B, 6]; nothing for the mouth.
+        which: int64 [k'] on the device, only these of them; None: all. A captured step reads it anew.
     """
-    return torch.stack([field(x, window, *driver).d_mean for field in fields])
+    on_host = which is not None and which.device.type == "cpu"
+    asked = [fields[i] for i in which.tolist()] if on_host else fields
+    d_mean = torch.stack([field(x, window, *driver).d_mean for field in asked])
+    return d_mean if on_host or which is None else d_mean[which]
 
 
 @torch.no_grad()
-def rivals_d_mean(fields: Sequence[Field], x: Tensor, window: Tensor, *driver: Tensor) -> Tensor:
+def rivals_d_mean(
+    fields: Sequence[Field], x: Tensor, window: Tensor, *driver: Tensor, which: Tensor | None = None
+) -> Tensor:
     """`rivals_d_mean_torch`, on a GPU with few launches for all: sound, encodings, networks behind them."""
     if not kernels.usable(x, window):
-        return rivals_d_mean_torch(fields, x, window, *driver)
+        return rivals_d_mean_torch(fields, x, window, *driver, which=which)
     from instag.kernels import audio_encoder, motion_head  # need the `gpu` extra
     from instag.kernels.hash_grid import encode_many_cuda
 
@@ -41,13 +49,15 @@ def rivals_d_mean(fields: Sequence[Field], x: Tensor, window: Tensor, *driver: T
     head = forms["face" if isinstance(first, PersonalizedFaceField) else "mouth"]
     fits = motion_head.fits(x.device, first.encoding.features, head, len(window))
     if not (fits and audio_encoder.fits(*window.shape[2:]) and _alike(fields)):
-        return rivals_d_mean_torch(fields, x, window, *driver)
+        return rivals_d_mean_torch(fields, x, window, *driver, which=which)
     assert head is not None
     networks = [_weights(field) for field in fields]
     tables = _addresses(tuple((field.encoding.table.data_ptr(),) for field in fields), x.device)[:, 0].contiguous()
     heads = _addresses(tuple(motion_head.pointers(weights) for weights in networks), x.device)
+    if which is not None:
+        tables, heads = tables[which], heads[which]
     features = encode_many_cuda(x.contiguous(), tables, first.encoding.layout, first.encoding.bound)
-    audio = audio_encoder.audio_encoder_many_cuda([field.audio for field in fields], window)  # [k, B, 32]
+    audio = audio_encoder.audio_encoder_many_cuda([field.audio for field in fields], window, which)  # [k, B, 32]
     return motion_head.many_heads_d_mean(head, features, audio, driver[0] if driver else None, heads)
 
 

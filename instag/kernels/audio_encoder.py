@@ -38,10 +38,13 @@ def audio_encoder_cuda(parameters: Sequence[Tensor], window: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def audio_encoder_many_cuda(encoders: Sequence[torch.nn.Module], window: Tensor) -> Tensor:
-    """k encoders of equal sizes on one window [B, 8, D, W] -> [k, B, 32], without gradients, in two launches."""
+def audio_encoder_many_cuda(encoders: Sequence[torch.nn.Module], window: Tensor, which: Tensor | None = None) -> Tensor:
+    """k encoders of equal sizes on one window [B, 8, D, W] -> [k, B, 32], without gradients, in two launches.
+
+    which: int64 [k'] on the device, only these of them.
+    """
     parameters = [tuple(encoder.parameters()) for encoder in encoders]
-    return _forward(parameters, window.detach().contiguous())[2]
+    return _forward(parameters, window.detach().contiguous(), which)[2]
 
 
 class _AudioEncoder(torch.autograd.Function):
@@ -72,14 +75,17 @@ class _AudioEncoder(torch.autograd.Function):
         return None, *(piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True))
 
 
-def _forward(encoders: Sequence[Sequence[Tensor]], window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(
+    encoders: Sequence[Sequence[Tensor]], window: Tensor, which: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """What backward needs of each frame and of each window, and the result [k, B, 32]."""
-    count, windows = len(encoders), len(window)
+    table = _addresses(encoders) if which is None else _addresses(encoders).view(-1, PARAMETERS)[which]
+    count, windows = len(encoders) if which is None else len(which), len(window)
     frame_floats, window_floats = _row_sizes(*window.shape[2:], len(encoders[0][0]))
     kept = torch.empty(count, FRAMES * windows, frame_floats, device=window.device)
     attention = torch.empty(count, windows, window_floats, device=window.device)
     audio = torch.empty(count, windows, FEATURES, device=window.device)
-    module, table = _module(window, encoders[0]), _addresses(encoders)
+    module = _module(window, encoders[0])
     module.launch("audio_frames", (FRAMES * windows, count), THREADS, table, window, kept)
     module.launch("audio_attention", (windows, count), THREADS, table, kept, attention, audio)
     return kept, attention, audio

@@ -87,7 +87,7 @@ class PretrainFace(FaceStage):
         if personal is not None:
             sizes = (personal.d_mean, personal.d_rotation, personal.d_opacity, personal.d_scale)
             terms["motion_personal"] = losses.magnitude(*sizes, weight=self.config.losses.motion)
-        return terms | contrast_term(self, personal, frames, self.rivals(), frames.condition.expression)
+        return terms | contrast_term(self, personal, frames, frames.condition.expression)
 
     def field_factor(self, step: int) -> float:
         """0.5^(i/S), late 0.1^(i/total)."""
@@ -104,6 +104,7 @@ class PretrainMouth(MouthStage):
         self.pretrain, self.rivals, self.number = pretrain, rivals, number
         training = replace(training, mouth=pretrain.mouth, long=True)
         super().__init__(head, subject, training, None, f"mouth{number}", fields)
+        self.rival = torch.zeros(1, dtype=torch.int64, device=self.device)  # drawn for a step; captured steps read it
 
     def curriculum(self) -> Curriculum:
         """Wide-open mouths, then slowly down to the lower quartile."""
@@ -118,10 +119,10 @@ class PretrainMouth(MouthStage):
     def choose(self, step: int) -> Choice:
         """The bare structure during the warm-up, then U + D_i, contrasted with one other video at random."""
         moving = step > self.config.static_steps
-        rivals = self.rivals() if moving else []
-        rival = int(self.generator.integers(len(rivals))) if rivals else None
+        if moving and (rivals := self.rivals()):
+            self.rival.fill_(int(self.generator.integers(len(rivals))))
         shared = self.pretrain.shared_structure
-        return replace(super().choose(step), part=self.number, moving=moving, frozen=False, rival=rival, shared=shared)
+        return replace(super().choose(step), part=self.number, moving=moving, frozen=False, shared=shared)
 
     def mode(self, choice: Choice) -> Mode:
         """The mouth alone on the green key."""
@@ -138,8 +139,7 @@ class PretrainMouth(MouthStage):
         if motion.personal is not None:
             sizes += [motion.personal.d_mean, motion.personal.d_rotation]
         terms["motion"] = losses.magnitude(*sizes, weight=self.config.losses.motion)
-        rivals = [] if choice.rival is None else [self.rivals()[choice.rival]]  # the face is contrasted with all
-        return terms | contrast_term(self, motion.personal, frames, rivals)
+        return terms | contrast_term(self, motion.personal, frames, which=self.rival)  # the face: with all
 
     def field_factor(self, step: int) -> float:
         """0.5^(i/S), late 0.1^(i/total)."""
@@ -154,15 +154,15 @@ def contrast_term(
     part: PretrainFace | PretrainMouth,
     personal: Deformation | None,
     frames: FrameBatch,
-    rivals: Sequence[nn.Module],
     *driver: Tensor,
+    which: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Negative contrast of this video's motion with the other videos' at the same points and conditions."""
-    weight = part.pretrain.contrast
+    """Negative contrast of this video's motion with (of them: `which`) the other videos' at the same points."""
+    weight, rivals = part.pretrain.contrast, part.rivals()
     if personal is None or not rivals or weight == 0:
         return {}
     means = part.branch.structure.means.detach()
-    others = rivals_d_mean(rivals, means, frames.condition.audio, *driver)
+    others = rivals_d_mean(rivals, means, frames.condition.audio, *driver, which=which)
     return {"contrast": weight * contrast(personal.d_mean, others)}
 
 

@@ -90,8 +90,6 @@ class Choice:
     """Whether only colours and the aligner learn (mouth)."""
     patch: int | None = None
     """Side of the perceptual term's patches, px; None: no such term."""
-    rival: int | None = None
-    """The one other video whose motion this one is contrasted with (pre-training, mouth)."""
     shared: bool = False
     """Whether all videos share one structure field (an ablation of pre-training)."""
     counted: bool = False

@@ -43,6 +43,16 @@ def test_many_fields_as_one(device, monkeypatch, branch, frames) -> None:
     assert relative_error(d_mean, truth) < TOLERANCE
 
 
+@pytest.mark.parametrize("branch", ["face", "mouth"])
+def test_chosen_ones_are_those_of_all(device, monkeypatch, branch) -> None:
+    fields, x, window, driver = made(branch, 4, 2, device)
+    which = torch.tensor([2, 0], device=device)
+    for usable in (lambda *tensors: tensors[0].dtype == torch.float32, lambda *tensors: False):
+        monkeypatch.setattr(rivals.kernels, "usable", usable)
+        every = rivals.rivals_d_mean(fields, x, window, *driver)
+        assert torch.equal(rivals.rivals_d_mean(fields, x, window, *driver, which=which), every[which])
+
+
 def test_sees_what_an_optimiser_writes(device, monkeypatch) -> None:
     fields, x, window, driver = made("face", 2, 1, device)
     monkeypatch.setattr(rivals.kernels, "usable", lambda *tensors: tensors[0].dtype == torch.float32)
