@@ -3,7 +3,7 @@
     python3 benchmarks/adaptation.py SUBJECT --runs faithful fast --seeds 3 [--set data.n_views=250] [--out FILE]
 
 Every run is `instag adapt` in a process of its own, so that imports, reading, uploading and capturing are in its
-seconds; then `instag evaluate`. Runs:
+seconds; when all are done, `instag evaluate` of several at a time. Runs:
 
     faithful          preset adapt, shipped universal fields     scratch     the same without universal fields
     fast              preset adapt_fast                          eager       faithful, called step by step
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -38,6 +39,7 @@ from timing import environment, table  # noqa: E402
 from instag.config import load_config, scale_clocks  # noqa: E402
 
 STAGES = ("face", "mouth", "fuse")
+MEASURED_AT_ONCE = 6  # runs, after all adaptations: following faces takes a core half a minute
 COLUMNS = ("wall_s", "psnr", "psnr_face", "ssim", "lmd", "lip_r", "jitter", "peak_MiB", "gaussians")
 RUN = """
 import json, sys, time
@@ -100,30 +102,36 @@ def call(script: str, gpu: str, *arguments: str) -> str:
     return done.stdout
 
 
-def adapt_once(name: str, seed: int, gpu: str, options: argparse.Namespace) -> dict:
-    """One adaptation and its figures."""
+def adapt_once(name: str, seed: int, gpu: str, output: Path, options: argparse.Namespace) -> dict:
+    """One adaptation into the folder `output`: wall clock, seconds by stage, Gaussians."""
     preset, universal, settings = run_settings(name)
-    subject = str(options.subject.resolve())
-    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        output, report = str(Path(scratch) / "run"), Path(scratch) / "report"
-        start = time.perf_counter()
-        shown = call(RUN, gpu, subject, output, preset, universal, *settings, *options.set, f"training.seed={seed}")
-        result = {"run": name, "seed": seed, "wall_s": round(time.perf_counter() - start, 2)}
-        result |= json.loads(shown.splitlines()[-1])
-        for stage in STAGES:
-            path = Path(output) / f"{stage}.jsonl"
-            lines = [json.loads(line) for line in path.open()] if path.exists() else []
-            if lines:
-                result[stage] = {
-                    "seconds": lines[-1]["seconds"],
-                    "gaussians": [line.get("gaussians") for line in lines[:: max(1, len(lines) // 10)]],
-                }
-        call(MEASURE, gpu, output, subject, str(report))
-        if options.keep and not options.keep.exists():
-            shutil.copyfile(Path(output) / "avatar.safetensors", options.keep)
-        measured = json.loads((report / "metrics.json").read_text())
-        result["gaussians"] = (result["face"]["gaussians"] or [None])[-1]
-        return result | {key: value for key, value in measured.items() if not isinstance(value, list)}
+    seed_setting = f"training.seed={seed}"
+    start = time.perf_counter()
+    shown = call(
+        RUN, gpu, str(options.subject.resolve()), str(output), preset, universal, *settings, *options.set, seed_setting
+    )
+    result = {"run": name, "seed": seed, "wall_s": round(time.perf_counter() - start, 2)}
+    result |= json.loads(shown.splitlines()[-1])
+    for stage in STAGES:
+        path = output / f"{stage}.jsonl"
+        lines = [json.loads(line) for line in path.open()] if path.exists() else []
+        if lines:
+            result[stage] = {
+                "seconds": lines[-1]["seconds"],
+                "gaussians": [line.get("gaussians") for line in lines[:: max(1, len(lines) // 10)]],
+            }
+    result["gaussians"] = (result["face"]["gaussians"] or [None])[-1]
+    if options.keep and not options.keep.exists():
+        shutil.copyfile(output / "avatar.safetensors", options.keep)
+    return result
+
+
+def measured(output: Path, gpu: str, options: argparse.Namespace) -> dict:
+    """Figures of a finished run on its held-out frames."""
+    report = output.with_name(f"{output.name}-report")
+    call(MEASURE, gpu, str(output), str(options.subject.resolve()), str(report))
+    figures = json.loads((report / "metrics.json").read_text())
+    return {key: value for key, value in figures.items() if not isinstance(value, list)}
 
 
 def summary(rows: list[dict]) -> dict[str, dict]:
@@ -153,27 +161,39 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.runs:
         run_settings(name)
+    gpus = options.gpus.split(",")
     free: Queue[str] = Queue()
-    for gpu in options.gpus.split(","):
+    for gpu in gpus:
         free.put(gpu)
-    result: dict = {"environment": environment(), "subject": options.subject.stem, "set": options.set, "rows": []}
+    jobs = [(seed, name) for seed in range(options.seeds) for name in options.runs]
+    rows: list[dict] = [{"run": name, "seed": seed} for seed, name in jobs]
+    result: dict = {"environment": environment(), "subject": options.subject.stem, "set": options.set, "rows": rows}
 
-    def work(job: tuple[int, str]) -> None:
-        seed, name = job
-        gpu = free.get()
+    def noted(row: dict, work: Callable[[], dict]) -> None:
         try:
-            row = adapt_once(name, seed, gpu, options)
+            row |= work()
         except RuntimeError as error:
-            row = {"run": name, "seed": seed, "error": str(error).splitlines()[-8:]}
-        finally:
-            free.put(gpu)
-        result["rows"].append(row)
+            row["error"] = str(error).splitlines()[-8:]
         if options.out:
             options.out.write_text(json.dumps(result, indent=1) + "\n")
 
-    jobs = [(seed, name) for seed in range(options.seeds) for name in options.runs]
-    with ThreadPoolExecutor(free.qsize()) as pool:
-        list(pool.map(work, jobs))
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        outputs = [Path(scratch) / f"run{i}" for i in range(len(jobs))]
+
+        def adapt(i: int) -> None:
+            gpu = free.get()
+            try:
+                noted(rows[i], lambda: adapt_once(jobs[i][1], jobs[i][0], gpu, outputs[i], options))
+            finally:
+                free.put(gpu)
+
+        def measure(i: int) -> None:
+            if "error" not in rows[i]:
+                noted(rows[i], lambda: measured(outputs[i], gpus[i % len(gpus)], options))
+
+        for work, workers in ((adapt, len(gpus)), (measure, MEASURED_AT_ONCE)):
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(work, range(len(jobs))))
     print(json.dumps(result, indent=1))
     print(table(summary(result["rows"])), file=sys.stderr)
 

@@ -157,8 +157,8 @@ def gsplat() -> dict:
         def both(draw=draw, inputs=(*leaves, sh, attributes), cotangents=cotangents) -> None:
             torch.autograd.grad(draw(), inputs, cotangents)
 
-        result[name] = {"forward": {"eager": timing.interval_ms(forward)}}
-        result[name]["forward_backward"] = {"eager": timing.interval_ms(both)}
+        result[name] = {"forward": {"eager": timing.interval_ms(forward, 5, 10)}}
+        result[name]["forward_backward"] = {"eager": timing.interval_ms(both, 5, 10)}
         result[name]["kernels_us"] = kernel_times(both)
         constants = {key: getattr(scene, key) for key in ("world_to_camera", "focal", "background")}
         with torch.no_grad():

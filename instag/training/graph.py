@@ -6,7 +6,7 @@ captured step is kept under its choice. Steps in which density control may act r
 backward and the optimisers; where it replaced parameters, the captured steps that point to them are dropped.
 
 Tile lists have a fixed length inside a graph. `Steps.settle` reads whether one was too short and, if so, goes back to
-the state of the last time it was called, with longer lists: the steps since then are taken again.
+the last state that it kept, with longer lists: the steps since then are taken again.
 """
 
 from __future__ import annotations
@@ -81,13 +81,17 @@ class Steps:
         stage.advance(step, choice)
         return terms
 
-    def settle(self, step: int) -> int:
-        """Make sure of the steps so far: returns `step`, or the earlier one from which they must be taken again."""
+    def settle(self, step: int, keep: bool = True) -> int:
+        """Make sure of the steps so far: returns `step`, or the earlier one from which they must be taken again.
+
+        keep: whether a later call may go back to here (a copy of the whole state: 2 ms), or only to an earlier one.
+        """
         if self._graphs is None:
             return step
         reason = self._graphs.overflow()
         if reason is None:
-            self._keep(step)
+            if keep:
+                self._keep(step)
             return step
         assert self._settled is not None
         settled, tensors, document = self._settled

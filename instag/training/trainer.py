@@ -104,7 +104,7 @@ def train(
                 log_due = step % log_interval == 0 or step == stage.steps
                 save_due = step % checkpoint_interval == 0 or step == stage.steps
                 if log_due or save_due or stage.decides(step + 1):
-                    settled = steps.settle(step)
+                    settled = steps.settle(step, keep=log_due or save_due)  # what is logged is not taken again
                     if settled < step:
                         bar.update(settled + 1 - step)
                         step = settled
