@@ -40,11 +40,11 @@ LEAST_BLUR = 0.3  # px
 LEAST_NOISE = 1.0  # grey levels: a residual's deviation is never taken to be less
 CAUCHY = 2.0  # deviations at which a residual counts half
 # How far the landmarks' pose is believed: deg about the camera's x, y, z, and cm.
-PRIOR_DEGREES = (1.0, 1.0, 0.5)
-PRIOR_CM = (0.1, 0.1, 1.0)
+PRIOR_DEGREES = (2.0, 2.0, 1.0)
+PRIOR_CM = (0.2, 0.2, 2.0)
 # From the landmarks' pose: where it ends farther away, something else than the face was followed.
 FARTHEST_DEGREES = 6.0
-REFINED_SIGMA = 0.5  # frames, zero phase: what is left of each frame's own noise (docs/experiments.md)
+REFINED_SIGMA = 0.6  # frames, zero phase: what is left of each frame's own noise (docs/experiments.md)
 
 
 @dataclass(frozen=True)
