@@ -81,8 +81,16 @@ class Compared:
 
 def mask(frames: FrameBatch, which: Region) -> Tensor:
     """A region as bool [B, 1, H, W]."""
-    code = frames.labels.int()[:, None] + LIPS_BIT * frames.lip_mask()
-    return (which >> code) & 1 == 1
+    return _holds(which, _bits(frames))
+
+
+def _bits(frames: FrameBatch) -> Tensor:
+    """The bit of each pixel in a `Region`, int32 [B, 1, H, W]."""
+    return 1 << (frames.labels[:, None] + LIPS_BIT * frames.lip_mask().byte()).int()
+
+
+def _holds(which: Region, bits: Tensor) -> Tensor:
+    return (bits & which) != 0
 
 
 def compare(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: PixelRules) -> Compared:
@@ -105,24 +113,28 @@ def compare(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: PixelRu
 
 def compare_torch(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: PixelRules) -> Compared:
     """`compare` in torch: any device, float32 or float64."""
-    target = losses.paint(frames.image.to(image.color), ~mask(frames, rules.shown), key)
-    render = losses.paint(image.color, mask(frames, rules.painted), key) if rules.painted else image.color
+    bits = _bits(frames)  # once: every rule asks it
+    target = losses.paint(frames.image.to(image.color), _holds(~rules.shown, bits), key)
+    render = losses.paint(image.color, _holds(rules.painted, bits), key) if rules.painted else image.color
     terms: dict[str, Tensor] = {}
     if rules.alpha is not None:
-        terms["alpha"] = rules.alpha * losses.alpha_coverage(image.alpha, mask(frames, rules.opaque))
-    for rule in rules.attention:
+        terms["alpha"] = rules.alpha * losses.alpha_coverage(image.alpha, _holds(rules.opaque, bits))
+    if rules.attention:
         # The universal field's maps, and the personalised field's where there is one: both are held back alike.
-        audio, eye = (image.extra[:, i::2].sum(1, keepdim=True) for i in (0, 1))
-        where = mask(frames, rule.region)
-        terms[rule.name] = rule.audio * losses.masked_mean(audio, where) + rule.eye * losses.masked_mean(eye, where)
+        audio, eye = image.extra.unflatten(1, (-1, 2)).sum(1).split(1, 1)
+        for rule in rules.attention:
+            where = _holds(rule.region, bits)
+            weighted = ((rule.audio, audio), (rule.eye, eye))
+            shares = [weight * losses.masked_mean(values, where) for weight, values in weighted if weight]
+            terms[rule.name] = sum(shares, start=audio.new_zeros(()))
     prior = frames.prior
     if prior is None:
         return Compared(render, target, terms)
     if rules.normal:
         normal = losses.to_camera_normals(image.normal, frames.condition.camera.world_to_camera)
-        where = prior.valid & mask(frames, rules.normal_region)
+        where = prior.valid & _holds(rules.normal_region, bits)
         terms["normal"] = rules.normal * losses.normal_prior(normal, prior.normal, where)
     if rules.depth:
-        where = prior.valid & mask(frames, rules.depth_region)
+        where = prior.valid & _holds(rules.depth_region, bits)
         terms["depth"] = rules.depth * losses.depth_prior(image.depth, prior.depth, where, prior.valid)
     return Compared(render, target, terms)

@@ -120,17 +120,17 @@ class FrameBatch:
     @cached_property
     def image(self) -> Tensor:
         """[B, 3, H, W] in [0, 1], person over the clean plate."""
-        return to_float(self.pictures.image[self.pictures.row])
+        return to_float(self.pictures.image.index_select(0, self.pictures.row))
 
     @cached_property
     def background(self) -> Tensor:
         """[B, 3, H, W] in [0, 1], torso over the plate."""
-        return to_float(self.pictures.plate[self.pictures.row])
+        return to_float(self.pictures.plate.index_select(0, self.pictures.row))
 
     @cached_property
     def labels(self) -> Tensor:
         """[B, H, W] uint8, values of layout.Label."""
-        return self.pictures.labels[self.pictures.row]
+        return self.pictures.labels.index_select(0, self.pictures.row)
 
     def __len__(self) -> int:
         return len(self.index)

@@ -1,4 +1,4 @@
-"""Named parameter groups over Adam (torch's, fused on the GPU), with the surgery that density control needs."""
+"""Named parameter groups over Adam (torch's, or ours on the GPU), with the surgery that density control needs."""
 
 from __future__ import annotations
 
@@ -119,10 +119,10 @@ def average(means: Iterable[Tensor], values: Iterable[Tensor], share: Tensor) ->
 def _adam(
     specs: list[dict[str, Any]], betas: tuple[float, float], eps: float, decoupled: bool
 ) -> torch.optim.Optimizer:
-    """Adam with torch's state: the fused kernel where it serves these parameters."""
+    """Adam with torch's state: our kernel for all groups where it serves these parameters, else torch's fused one."""
     if kernels.usable(*(parameter for spec in specs for parameter in spec["params"])):
         from instag.kernels.adam import FusedAdam  # needs the `gpu` extra
 
         return FusedAdam(specs, lr=0.0, betas=betas, eps=eps, decoupled=decoupled)
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
-    return kind(specs, lr=0.0, betas=betas, eps=eps)
+    return kind(specs, lr=0.0, betas=betas, eps=eps, fused=True)
