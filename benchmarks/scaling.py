@@ -16,10 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from training import FACE_STEPS, TIMED, WARM_UP  # puts the repository on the path
@@ -28,7 +28,7 @@ import cv2  # isort: skip
 import numpy as np
 import safetensors.numpy
 import torch
-from timing import environment
+from timing import add_options, measure_parts
 
 from instag.build import build_face, build_mouth
 from instag.config import load_config
@@ -236,15 +236,12 @@ def repeated_video(data: bytes, times: int, seconds: float) -> bytes:
     return out.getvalue()
 
 
-def tables(result: dict) -> str:
-    """A row per measurement."""
-    lines = []
-    for part in PARTS:
-        entries = result.get(part, {})
-        rows = {name: entry for name, entry in entries.items() if isinstance(entry, dict) and "error" not in entry}
-        columns = list(dict.fromkeys(key for entry in rows.values() for key in entry))
-        lines += ["", f"| {part} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-        lines += [f"| {n} | " + " | ".join(str(e.get(c, "")) for c in columns) + " |" for n, e in rows.items()]
+def tables(part: str, entries: dict) -> str:
+    """A row per measurement of a part."""
+    rows = {name: entry for name, entry in entries.items() if isinstance(entry, dict) and "error" not in entry}
+    columns = list(dict.fromkeys(key for entry in rows.values() for key in entry))
+    lines = [f"| {part} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {n} | " + " | ".join(str(e.get(c, "")) for c in columns) + " |" for n, e in rows.items()]
     return "\n".join(lines)
 
 
@@ -263,31 +260,16 @@ def numbers(text: str) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subject", type=Path)
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated subset")
+    add_options(parser, PARTS)
     parser.add_argument("--gaussians", type=numbers, default=list(GAUSSIANS))
     parser.add_argument("--sizes", type=numbers, default=list(SIZES), help="px")
     parser.add_argument("--lengths", type=numbers, default=list(LENGTHS), help="frames")
-    parser.add_argument("--out", type=Path, help="write the JSON here as well")
     parser.add_argument("--child", choices=("resident", "streamed"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("scaling: torch sees no CUDA device; run it on a machine with one")
     if options.child:
         print(json.dumps(length_child(options.subject, options.lengths[0], options.child)))
         return
-    result: dict = {"environment": environment()}
-    for name in options.parts.split(","):
-        start = time.perf_counter()
-        try:
-            result[name] = PARTS[name](options)
-        except Exception:
-            result[name] = {"error": traceback.format_exc().strip().splitlines()[-12:]}
-        result[name]["part_s"] = round(time.perf_counter() - start, 2)
-        print(f"{name}: {result[name]['part_s']} s", file=sys.stderr, flush=True)
-        if options.out:
-            options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(tables(result), file=sys.stderr)
-    print(json.dumps(result, indent=1))
+    measure_parts({name: partial(part, options) for name, part in PARTS.items()}, options, tables)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ sys.path[:0] = [str(path) for path in (ROOT, *sorted((ROOT / "submodules").iterd
 BATCHES, CALLS = 20, 20  # a time is the median over 20 intervals of 20 calls
 WARM_UP = 5
 KERNELS_SHOWN = 24
+TRACEBACK_LINES = 12
 
 
 def interval_ms(call: Callable[[], object], batches: int = BATCHES, calls: int = CALLS) -> float:
@@ -111,16 +112,27 @@ def environment() -> dict:
 
 
 def run_parts(description: str, parts: Mapping[str, Callable[[], dict]]) -> None:
-    """A benchmark's command: `--parts`, `--out`; JSON on stdout, a table a part on stderr.
+    """The command of a benchmark without arguments of its own: `--parts`, `--out`; see `measure_parts`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, parts)
+    options = parser.parse_args()
+    measure_parts(parts, options, lambda _, entry: table(entry))
+
+
+def add_options(parser: argparse.ArgumentParser, parts: Iterable[str]) -> None:
+    """The options that `measure_parts` reads."""
+    parser.add_argument("--parts", default=",".join(parts), help="comma-separated subset")
+    parser.add_argument("--out", type=Path, help="write the JSON here as well")
+
+
+def measure_parts(
+    parts: Mapping[str, Callable[[], dict]], options: argparse.Namespace, show: Callable[[str, dict], str]
+) -> None:
+    """Run the wanted parts one after the other: JSON on stdout, what `show` makes of each part's result on stderr.
 
     An error is its part's result ("error": last lines of its traceback) and hides no other.
     """
-    program = Path(sys.argv[0]).stem
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default=",".join(parts), help="comma-separated subset")
-    parser.add_argument("--out", type=Path, help="write the JSON here as well")
-    options = parser.parse_args()
-    wanted = options.parts.split(",")
+    program, wanted = Path(sys.argv[0]).stem, options.parts.split(",")
     if unknown := set(wanted) - set(parts):
         raise SystemExit(f"{program}: no part {sorted(unknown)[0]!r}; there are {', '.join(parts)}")
     if not torch.cuda.is_available():
@@ -131,9 +143,12 @@ def run_parts(description: str, parts: Mapping[str, Callable[[], dict]]) -> None
         try:
             torch.cuda.synchronize()
             result[name] = parts[name]()
+            shown = show(name, result[name])
         except Exception:
-            result[name] = {"error": traceback.format_exc().strip().splitlines()[-6:]}
-        print(f"\n{name} ({time.perf_counter() - start:.1f} s)\n{table(result[name])}", file=sys.stderr, flush=True)
+            result[name] = {"error": traceback.format_exc().strip().splitlines()[-TRACEBACK_LINES:]}
+            shown = "\n".join(result[name]["error"])
+        result[name]["part_s"] = round(time.perf_counter() - start, 2)
+        print(f"\n{name} ({result[name]['part_s']} s)\n{shown}", file=sys.stderr, flush=True)
         if options.out:
             options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

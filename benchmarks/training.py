@@ -16,10 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,7 @@ sys.path[:0] = PATHS
 import torch  # noqa: E402
 from agreement import STAGES, agreement, losses_of  # noqa: E402
 from agreement import rows as agreement_rows  # noqa: E402
-from timing import environment, interval_ms, kernel_times, table  # noqa: E402
+from timing import add_options, interval_ms, kernel_times, measure_parts, table  # noqa: E402
 
 from instag.api import adapt_subject  # noqa: E402
 from instag.build import build_face, build_mouth  # noqa: E402
@@ -213,26 +213,21 @@ def phases(options: argparse.Namespace) -> dict:
         return result
 
 
-def tables(result: dict) -> str:
-    """The figures to read, one table a part."""
-    lines = []
-    if "error" not in result.get("iteration", {"error": None}):
-        rows = {}
-        for name, entry in result["iteration"].items():
-            if isinstance(entry, dict):
-                graph, kernels = entry["graph"], entry["graph"].get("kernels_us", {})
-                rows[name] = {"called ms": entry["called"]["step_ms"], "graph ms": graph["step_ms"]}
-                rows[name] |= {"replay ms": graph.get("replay_ms"), "kernels us": kernels.get("sum")}
-                rows[name] |= {"launches": kernels.get("launches"), "MiB": graph["peak_MiB"]}
-        lines.append(table(rows))
-    if "error" not in result.get("phases", {"error": None}):
-        entry = result["phases"]
+def tables(part: str, entry: dict) -> str:
+    """The figures of a part to read."""
+    if part == "agreement":
+        return table(agreement_rows(entry))
+    if part == "phases":
         rows = {name: {"seconds": s, "calls": entry["calls"].get(name, "")} for name, s in entry["seconds"].items()}
         rows |= {f"stage {name}": {"seconds": entry[name]["seconds"]} for name in STAGES}
-        lines += ["", f"whole adaptation {entry['wall_s']} s", table(rows)]
-    if "error" not in result.get("agreement", {"error": None}):
-        lines += ["", table(agreement_rows(result["agreement"]))]
-    return "\n".join(lines)
+        return f"whole adaptation {entry['wall_s']} s\n{table(rows)}"
+    rows = {}
+    for name, measured in ((name, value) for name, value in entry.items() if isinstance(value, dict)):
+        graph, kernels = measured["graph"], measured["graph"].get("kernels_us", {})
+        rows[name] = {"called ms": measured["called"]["step_ms"], "graph ms": graph["step_ms"]}
+        rows[name] |= {"replay ms": graph.get("replay_ms"), "kernels us": kernels.get("sum")}
+        rows[name] |= {"launches": kernels.get("launches"), "MiB": graph["peak_MiB"]}
+    return table(rows)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict]] = {
@@ -245,33 +240,18 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subject", type=Path)
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated subset")
+    add_options(parser, PARTS)
     parser.add_argument("--preset", default="adapt", help="of the part phases")
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.NAME=VALUE", help="of the part phases")
-    parser.add_argument("--out", type=Path, help="write the JSON here as well")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)  # the measured process of the part phases
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.subject = options.subject.resolve()
-    if not torch.cuda.is_available():
-        raise SystemExit("training: torch sees no CUDA device; run it on a machine with one")
     if options.child:
         settings = ["training.log_interval=100", *options.set]
         print(json.dumps(adaptation_phases(options.subject, options.child, options.preset, options.started, settings)))
         return
-    result: dict = {"environment": environment()}
-    for name in options.parts.split(","):
-        start = time.perf_counter()
-        try:
-            result[name] = PARTS[name](options)
-        except Exception:
-            result[name] = {"error": traceback.format_exc().strip().splitlines()[-12:]}
-        result[name]["part_s"] = round(time.perf_counter() - start, 2)
-        print(f"{name}: {result[name]['part_s']} s", file=sys.stderr, flush=True)
-        if options.out:
-            options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(tables(result), file=sys.stderr)
-    print(json.dumps(result, indent=1))
+    measure_parts({name: partial(part, options) for name, part in PARTS.items()}, options, tables)
 
 
 if __name__ == "__main__":

@@ -82,9 +82,8 @@ class GroupedOptimizer:
                 prefix = f"{group['name']}.{i}."
                 state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
                 if state:
-                    self.torch.state[parameter] = {
-                        k: v.clone() if k == "step" else v.to(parameter.device).clone() for k, v in state.items()
-                    }
+                    moved = {k: v.to(parameter.device, copy=True) for k, v in state.items()}
+                    self.torch.state[parameter] = moved
 
 
 def step_all(*optimizers: GroupedOptimizer) -> None:

@@ -1,6 +1,8 @@
 """The suite in one call: failures are told, tables are kept; memory per video is a slope."""
 
+import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,18 @@ def test_table_has_a_column_for_every_figure():
     shown = timing.table({"a": {"graph": 0.12345, "kernels_us": {"sum": 3.5, "launches": 2.0}}, "b": {"eager": 1}})
     assert shown.splitlines()[0] == "| | graph | kernels us | launches | eager |"
     assert shown.splitlines()[-1] == "| b |  |  |  | 1 |"
+
+
+def test_a_part_that_fails_hides_no_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(timing.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(timing, "environment", dict)
+    parts = {"bad": lambda: {}["gone"], "fine": lambda: {"a": {"ms": 2}}, "other": dict}
+    options = Namespace(parts="bad,fine", out=tmp_path / "out.json")
+    timing.measure_parts(parts, options, lambda name, entry: f"{name}: {timing.table(entry)}")
+    shown, result = capsys.readouterr(), json.loads(options.out.read_text())
+    assert json.loads(shown.out) == result and set(result) == {"environment", "bad", "fine"}
+    assert result["bad"]["error"][-1] == "KeyError: 'gone'" and "KeyError: 'gone'" in shown.err
+    assert "fine: | | ms |" in shown.err and result["fine"]["a"] == {"ms": 2}
+    with pytest.raises(SystemExit, match="no part 'absent'; there are bad, fine, other"):
+        timing.measure_parts(parts, Namespace(parts="absent", out=None), lambda name, entry: name)
