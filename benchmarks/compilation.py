@@ -35,7 +35,7 @@ def all_sources() -> dict[str, loader.KernelSource]:
         found[f"hash_grid, {name}"] = modules.source("hash_grid.cu", *hash_grid.macros(grid_layout(*grid)))
     for number, head in enumerate(motion_head.HEADS):
         options = head.macros(*motion_head.warps_of(DEVICE, head, 1))
-        found[f"motion_head {number}, width {head.hidden}"] = modules.source(motion_head.FILES, *options)
+        found[f"motion_head {number}, width {head.hidden}"] = modules.source(motion_head.FILE, *options)
     return found
 
 

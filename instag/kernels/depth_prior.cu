@@ -2,24 +2,13 @@
 // map's. Twin of instag/losses.py::depth_prior. A block works on one row of one view; rows are compared where the prior
 // is valid. `rows` [B, H, 5]: pixels, mean and sum of squared differences from it, of the depth, then of the prior.
 
-#define FULL_MASK 0xffffffffu
 #define THREADS 128
+#define WARPS (THREADS / 32)
 #define LIPS_BIT 8
 #define MAP_SHARE 1e-2f
 #define SMALLEST 1e-8f
 #define ROW 5
 typedef unsigned char u8;
-
-__device__ __forceinline__ float block_sum(float value) {
-    __shared__ float warp_sums[THREADS / 32];
-    for (int step = 16; step > 0; step >>= 1) value += __shfl_xor_sync(FULL_MASK, value, step);
-    __syncthreads();
-    if ((threadIdx.x & 31) == 0) warp_sums[threadIdx.x >> 5] = value;
-    __syncthreads();
-    float total = 0.0f;
-    for (int warp = 0; warp < THREADS / 32; warp++) total += warp_sums[warp];
-    return total;
-}
 
 // A view's maps of one frame.
 struct Maps {
@@ -52,8 +41,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) depth_rows(int height, int
             sum += maps.depth[x];
             prior_sum += maps.prior_at(x);
         }
-    count = block_sum(count);
-    float share = 1.0f / fmaxf(count, 1.0f), mean = block_sum(sum) * share, prior_mean = block_sum(prior_sum) * share;
+    count = block_sum<WARPS>(count);
+    float share = 1.0f / fmaxf(count, 1.0f), mean = block_sum<WARPS>(sum) * share, prior_mean = block_sum<WARPS>(prior_sum) * share;
     float squares = 0.0f, prior_squares = 0.0f;
     for (int x = threadIdx.x; x < width; x += THREADS)
         if (maps.valid[x]) {
@@ -61,8 +50,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) depth_rows(int height, int
             squares += difference * difference;
             prior_squares += prior_difference * prior_difference;
         }
-    squares = block_sum(squares);
-    prior_squares = block_sum(prior_squares);
+    squares = block_sum<WARPS>(squares);
+    prior_squares = block_sum<WARPS>(prior_squares);
     if (threadIdx.x == 0) {
         float* row = rows + ((size_t)blockIdx.y * height + blockIdx.x) * ROW;
         row[0] = count;
@@ -85,13 +74,13 @@ __device__ __forceinline__ Whole whole_map(int height, const float* __restrict__
         count += first[y * ROW];
         sum += first[y * ROW] * first[y * ROW + which];
     }
-    count = block_sum(count);
-    float mean = block_sum(sum) / fmaxf(count, 1.0f);
+    count = block_sum<WARPS>(count);
+    float mean = block_sum<WARPS>(sum) / fmaxf(count, 1.0f);
     for (int y = threadIdx.x; y < height; y += THREADS) {
         float apart = first[y * ROW + which] - mean;
         squares += first[y * ROW + which + 1] + first[y * ROW] * apart * apart;
     }
-    return {count, mean, sqrtf(block_sum(squares) / fmaxf(count - 1.0f, 1.0f))};
+    return {count, mean, sqrtf(block_sum<WARPS>(squares) / fmaxf(count - 1.0f, 1.0f))};
 }
 
 __device__ __forceinline__ float row_deviation(const float* __restrict__ row, int which) {
@@ -126,10 +115,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) depth_forward(
             signs += sign;
             if (divisor > SMALLEST) moment += sign * value / divisor;
         }
-    sum = block_sum(sum);
-    count = block_sum(count);
-    signs = block_sum(signs);
-    moment = block_sum(moment);
+    sum = block_sum<WARPS>(sum);
+    count = block_sum<WARPS>(count);
+    signs = block_sum<WARPS>(signs);
+    moment = block_sum<WARPS>(moment);
     if (threadIdx.x == 0) {
         partial[2 * at] = sum;
         partial[2 * at + 1] = count;
@@ -155,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) depth_backward(
     float prior_divisor = fmaxf(row_deviation(row, 3) + MAP_SHARE * prior_whole.deviation, SMALLEST);
     float moments = 0.0f;
     for (int y = threadIdx.x; y < height; y += THREADS) moments += slopes[2 * ((size_t)blockIdx.y * height + y) + 1];
-    moments = block_sum(moments);
+    moments = block_sum<WARPS>(moments);
     float scale = *g_value * *slope, count = fmaxf(row[0], 1.0f);
     float by_mean = slopes[2 * at] / (count * divisor);
     float by_row = !constant && deviation > 0.0f ? slopes[2 * at + 1] / (fmaxf(row[0] - 1.0f, 1.0f) * deviation) : 0.0f;

@@ -1,4 +1,4 @@
-"""Access to the loader, and the one place where a kernel file meets its compile-time options."""
+"""Access to the loader, and the one place where a kernel file meets its headers and compile-time options."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from instag.kernels import FOLDER
 EMULATED_SHARED_BYTES = 227 * 1024  # an H200's, for tests that run the kernels on the CPU
 
 
+HEADERS = {  # what is compiled in front of a file
+    "depth_prior.cu": ("sums.cuh",),
+    "motion_head.cu": ("tiles.cuh", "heads.cuh"),
+    "pixels.cu": ("sums.cuh",),
+    "terms.cu": ("sums.cuh",),
+}
+
+
 @lru_cache
-def source(files: str | tuple[str, ...], *options: str) -> loader.KernelSource:
-    """A file of this folder, or several compiled as one, with macros such as -DNAME=VALUE."""
-    names = (files,) if isinstance(files, str) else files
-    return loader.KernelSource(tuple(FOLDER / name for name in names), options)
+def source(file: str, *options: str) -> loader.KernelSource:
+    """A file of this folder behind its headers, with macros such as -DNAME=VALUE."""
+    return loader.KernelSource(tuple(FOLDER / name for name in (*HEADERS.get(file, ()), file)), options)
 
 
-def module(device: torch.device, files: str | tuple[str, ...], *options: str) -> loader.KernelModule:
-    """The kernels of a file, or of several compiled as one, loaded for a device."""
-    return loader.load(source(files, *options), device)
+def module(device: torch.device, file: str, *options: str) -> loader.KernelModule:
+    """The kernels of a file, loaded for a device."""
+    return loader.load(source(file, *options), device)
 
 
 def multiprocessors(device: torch.device) -> int:

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from instag.kernels import modules
 
-FILES = ("tiles.cuh", "heads.cuh", "motion_head.cu")
+FILE = "motion_head.cu"
 POINT_FEATURES, POINT_COLUMNS = 36, 40  # columns: padded to tiles of 8
 AUDIO = 32
 ROWS_PER_WARP = 16
@@ -302,4 +302,4 @@ class _MotionHead(torch.autograd.Function):
 
 
 def _module(features: Tensor, head: Head, warps: int, forward_warps: int) -> loader.KernelModule:
-    return modules.module(features.device, FILES, *head.macros(warps, forward_warps))
+    return modules.module(features.device, FILE, *head.macros(warps, forward_warps))

@@ -2,8 +2,8 @@
 // from the uint8 stores: one kernel forward, a small one that finishes the sums, one backward. Twin of
 // instag/losses_pixels.py::compare_torch. Depth: depth_prior.cu.
 
-#define FULL_MASK 0xffffffffu
 #define THREADS 256
+#define WARPS (THREADS / 32)
 #define PIXELS_PER_THREAD 4
 #define LIPS_BIT 8
 typedef unsigned char u8;
@@ -92,29 +92,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) pixels_forward(
     }
 }
 
-__device__ __forceinline__ float block_sum(float value, float* warp_sums) {
-    for (int step = 16; step > 0; step >>= 1) value += __shfl_xor_sync(FULL_MASK, value, step);
-    __syncthreads();
-    if ((threadIdx.x & 31) == 0) warp_sums[threadIdx.x >> 5] = value;
-    __syncthreads();
-    float total = 0.0f;
-    for (int warp = 0; warp < THREADS / 32; warp++) total += warp_sums[warp];
-    return total;
-}
-
 // One block. values [5]: alpha, two attention terms, normal, depth; slopes [7]: what one pixel's quantity weighs in them.
 // depth_partial [depth_rows, 2] (sum, pixels) may be null.
 extern "C" __global__ void __launch_bounds__(THREADS) pixels_finish(
     int blocks, float alpha_weight, float audio_0, float eye_0, float audio_1, float eye_1, float normal_weight,
     float depth_weight, const float* __restrict__ partial, int depth_rows, const float* __restrict__ depth_partial,
     float* __restrict__ values, float* __restrict__ slopes) {
-    __shared__ float warp_sums[THREADS / 32];
     float sums[SUMS + 2] = {};
     for (int row = threadIdx.x; row < blocks; row += THREADS)
         for (int k = 0; k < SUMS; k++) sums[k] += partial[(size_t)row * SUMS + k];
     for (int row = threadIdx.x; depth_partial && row < depth_rows; row += THREADS)
         for (int k = 0; k < 2; k++) sums[SUMS + k] += depth_partial[2 * (size_t)row + k];
-    for (int k = 0; k < SUMS + 2; k++) sums[k] = block_sum(sums[k], warp_sums);
+    for (int k = 0; k < SUMS + 2; k++) sums[k] = block_sum<WARPS>(sums[k]);
     if (threadIdx.x > 0) return;
     float audio[2] = {audio_0, audio_1}, eye[2] = {eye_0, eye_1};
     slopes[0] = alpha_weight;

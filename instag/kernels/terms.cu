@@ -1,26 +1,15 @@
 // Small sums: mean absolute values of several tensors (the motion's size), and the loss from its terms.
 
-#define FULL_MASK 0xffffffffu
 #define THREADS 256
+#define WARPS (THREADS / 32)
 #define MOST 6    // tensors of one magnitude
 #define TERMS 12  // of one loss
-
-__device__ __forceinline__ float block_sum(float value, float* warp_sums) {
-    for (int step = 16; step > 0; step >>= 1) value += __shfl_xor_sync(FULL_MASK, value, step);
-    __syncthreads();
-    if ((threadIdx.x & 31) == 0) warp_sums[threadIdx.x >> 5] = value;
-    __syncthreads();
-    float total = 0.0f;
-    for (int warp = 0; warp < THREADS / 32; warp++) total += warp_sums[warp];
-    return total;
-}
 
 // Grid (blocks). partial [blocks]: this block's share of weight * sum_k mean |t_k|.
 extern "C" __global__ void __launch_bounds__(THREADS) magnitude_forward(
     float weight, int n0, int n1, int n2, int n3, int n4, int n5, const float* __restrict__ t0,
     const float* __restrict__ t1, const float* __restrict__ t2, const float* __restrict__ t3, const float* __restrict__ t4,
     const float* __restrict__ t5, float* __restrict__ partial) {
-    __shared__ float warp_sums[THREADS / 32];
     const float* tensors[MOST] = {t0, t1, t2, t3, t4, t5};
     int sizes[MOST] = {n0, n1, n2, n3, n4, n5}, stride = gridDim.x * THREADS;
     float total = 0.0f;
@@ -30,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) magnitude_forward(
         for (int i = blockIdx.x * THREADS + threadIdx.x; i < sizes[k]; i += stride) sum += fabsf(tensors[k][i]);
         if (sizes[k]) total += sum / sizes[k];
     }
-    total = block_sum(total, warp_sums);
+    total = block_sum<WARPS>(total);
     if (threadIdx.x == 0) partial[blockIdx.x] = weight * total;
 }
 
@@ -61,7 +50,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) sum_terms(
     const float* __restrict__ t4, const float* __restrict__ t5, const float* __restrict__ t6, const float* __restrict__ t7,
     const float* __restrict__ t8, const float* __restrict__ t9, const float* __restrict__ t10,
     const float* __restrict__ t11, float* __restrict__ totals) {
-    __shared__ float warp_sums[THREADS / 32];
     const float* tensors[TERMS] = {t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10, t11};
     int sizes[TERMS] = {n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10, n11};
     float loss = 0.0f;
@@ -70,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sum_terms(
         if (k >= terms) break;
         float sum = 0.0f;
         for (int i = threadIdx.x; i < sizes[k]; i += THREADS) sum += tensors[k][i];
-        sum = block_sum(sum, warp_sums);
+        sum = block_sum<WARPS>(sum);
         if (threadIdx.x == 0) totals[1 + k] = sum;
         loss += sum;
     }

@@ -45,9 +45,9 @@ def sources(variant: int) -> list[loader.KernelSource]:
 
 def head_source(head: int, warps: int) -> loader.KernelSource:
     from instag.kernels.modules import source
-    from instag.kernels.motion_head import FILES, HEADS
+    from instag.kernels.motion_head import FILE, HEADS
 
-    return source(FILES, *HEADS[head].macros(warps, 2 * warps))
+    return source(FILE, *HEADS[head].macros(warps, 2 * warps))
 
 
 def assert_compile(sources: list[loader.KernelSource], architecture: str) -> None:
