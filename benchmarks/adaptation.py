@@ -36,7 +36,8 @@ sys.path[:0] = PATHS
 
 from timing import environment, table  # noqa: E402
 
-from instag.config import load_config, scale_clocks  # noqa: E402
+from instag.config import scale_clocks  # noqa: E402
+from instag.config_io import load_config  # noqa: E402
 
 STAGES = ("face", "mouth", "fuse")
 MEASURED_AT_ONCE = 6  # runs, after all adaptations: following faces takes a core half a minute

@@ -31,7 +31,7 @@ import torch
 from timing import add_options, measure_parts
 
 from instag.build import build_face, build_mouth
-from instag.config import load_config
+from instag.config_io import load_config
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import Pack
 from instag.data.pack import safetensors_metadata

@@ -33,7 +33,7 @@ from timing import add_options, interval_ms, kernel_times, measure_parts, table 
 
 from instag.api import adapt_subject  # noqa: E402
 from instag.build import build_face, build_mouth  # noqa: E402
-from instag.config import load_config  # noqa: E402
+from instag.config_io import load_config  # noqa: E402
 from instag.data.dataset import SubjectDataset  # noqa: E402
 from instag.head import TalkingHead  # noqa: E402
 from instag.kernels.capture import graphs_for  # noqa: E402

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from instag.avatar import Avatar, save_avatar
-from instag.config import load_config
+from instag.config_io import load_config
 from instag.data.audio import find_features
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import PACK_SUFFIX, SubjectFolder

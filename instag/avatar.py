@@ -16,7 +16,8 @@ from torch import Tensor
 
 from instag.build import build_empty_head
 from instag.camera import Camera
-from instag.config import ModelConfig, from_dict, to_dict
+from instag.config import ModelConfig
+from instag.config_io import from_dict, to_dict
 from instag.data.audio import audio_windows
 from instag.data.dataset import SubjectDataset
 from instag.data.frame import Condition, to_float

@@ -105,7 +105,7 @@ def test_set_may_be_repeated(monkeypatch):
 
 @pytest.mark.parametrize("name", ["--n-views=125", "--all-for-train", "--long", "--size=64", "--seed=3"])
 def test_every_flag_is_a_setting(name, monkeypatch):
-    from instag.config import load_config
+    from instag.config_io import load_config
 
     made = []
     monkeypatch.setattr(instag.api, "adapt_subject", lambda s, o, preset, a, *rest: made.append(load_config(preset, a)))

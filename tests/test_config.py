@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from instag.config import Config, apply_assignments, from_dict, load_config, preset_names, to_dict
+from instag.config import Config
+from instag.config_io import apply_assignments, from_dict, load_config, preset_names, to_dict
 from instag.errors import ConfigError
 
 

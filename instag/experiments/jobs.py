@@ -16,7 +16,8 @@ import torch
 from instag.api import adapt_subject, find_subjects, load_avatar, pretrain_fields
 from instag.avatar import Avatar
 from instag.camera import Camera
-from instag.config import Config, from_dict
+from instag.config import Config
+from instag.config_io import from_dict
 from instag.data.dataset import SubjectDataset
 from instag.experiments.fields import TRUTH, field_figures
 from instag.experiments.frames import write_frames

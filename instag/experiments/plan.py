@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from instag.api import find_subjects
-from instag.config import Config, from_dict, load_config, to_dict
+from instag.config import Config
+from instag.config_io import from_dict, load_config, to_dict
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import FPS, PACK_SUFFIX
 from instag.errors import DataError, InstagError

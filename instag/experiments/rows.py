@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from instag.config import LONG_MODE, Config, apply_assignments, scale_clocks
+from instag.config import LONG_MODE, Config, scale_clocks
+from instag.config_io import apply_assignments
 from instag.data.audio import EXTRACTORS
 
 Settings = Callable[[Config], list[str]]

@@ -13,7 +13,8 @@ from torch import nn
 from instag.avatar import save_avatar
 from instag.build import build_face_motion, build_head, build_mouth_motion, build_personal
 from instag.camera import scene_extent
-from instag.config import Config, DataConfig, TrainingConfig, to_dict
+from instag.config import Config, DataConfig, TrainingConfig
+from instag.config_io import to_dict
 from instag.data.dataset import SubjectDataset
 from instag.data.split import Split
 from instag.fields.structure import GaussianField

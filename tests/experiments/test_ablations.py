@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from instag.config import Config, load_config
+from instag.config import Config
+from instag.config_io import load_config
 from instag.errors import InstagError
 from instag.experiments import collect, fields, report
 from instag.experiments.frames import read_frames, write_frames

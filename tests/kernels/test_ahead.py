@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from instag.api import adapt_subject
-from instag.config import load_config
+from instag.config_io import load_config
 from instag.kernels import ahead, reason_missing
 
 loader = pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
