@@ -27,7 +27,7 @@ from instag.fields.rivals import contrast, rivals_d_mean, rivals_d_mean_torch
 from instag.kernels import hash_grid, motion_head
 from instag.losses import negative_contrast
 
-WIDTH, STEPS = 74, 2  # of the default features, phone-mel
+WIDTH, STEPS = 74, 16  # of the default features, phone-mel
 POINTS = (5_000, 15_000, 30_000, 60_000)
 VARIANT_POINTS = (15_000, 30_000)
 RIVALS = (4, 12)

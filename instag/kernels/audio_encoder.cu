@@ -1,13 +1,17 @@
 // Audio network and temporal attention of WIDTH x STEPS features per frame, forward in two launches, backward in two.
 // A block per frame of a window runs the frame's network; a block per window the attention. Every layer is a
-// convolution over [channels, steps] (a linear one has one step and one tap); all weights come through the L2 cache.
+// convolution over [steps, channels] (a linear one has one step and one tap); all weights come through the L2 cache,
+// each once a block, side by side. A layer costs about the time that one of its loads takes, so few wait for others.
 // Backward: a block per frame walks back through the attention (again in each of the window's blocks: cheaper than a
 // launch) and its own network and keeps the slopes; then a thread per weight sums over frames and steps, in order.
 
-#define THREADS 256
+#define THREADS 1024
+#define WARPS (THREADS / 32)
+#define GRADIENT_THREADS 256
 #define FRAMES 8  // of a window
 #define SLOPE 0.02f
 #define FEATURES 32
+#define PARTIAL 4096  // floats of a layer's sums that wait to be added
 
 struct Layer {
     int inputs, in_steps, outputs, out_steps, taps, stride;
@@ -37,8 +41,8 @@ __device__ constexpr Layer layer(int i) {
     return all[i];
 }
 
-// Where a layer's outputs lie: of the network's layers in a frame's row of FRAME_FLOATS; of the attention's in a
-// window's row of WINDOW_FLOATS, behind its inputs [32, 8].
+// Where a layer's outputs [out_steps, outputs] lie: of the network's layers in a frame's row of FRAME_FLOATS; of the
+// attention's in a window's row of WINDOW_FLOATS, behind its inputs [8, 32].
 __device__ constexpr int offset(int i) {
     int at = i < NETWORK ? 0 : FEATURES * FRAMES;
     for (int k = i < NETWORK ? 0 : NETWORK; k < i; k++) at += layer(k).size();
@@ -57,90 +61,109 @@ __device__ constexpr int parameter_offset(int i) {
 
 typedef const float* const* Table;  // [2 LAYERS] addresses of an encoder's weights and biases
 
-__device__ constexpr int lanes_for(int outputs) {
-    int lanes = 1;
-    while (2 * lanes * outputs <= THREADS && lanes < 32) lanes *= 2;
-    return lanes;
-}
-
 __device__ __forceinline__ float leaky(float x) { return x > 0.0f ? x : SLOPE * x; }
 __device__ __forceinline__ float slope_at(float y) { return y > 0.0f ? 1.0f : SLOPE; }  // y: after the activation
 
-// out [outputs, out_steps] of in [inputs, in_steps]; neighbouring lanes share an output's channels.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+    return x;
+}
+
+// out [out_steps, outputs] of in [in_steps, inputs]: a warp per output, a lane per input channel, all steps at once.
 template <int I>
 __device__ void forward(Table table, const float* in, float* out, bool activate) {
     constexpr Layer L = layer(I);
-    constexpr int LANES = lanes_for(L.size());
     const float* __restrict__ weight = table[2 * I];
     const float* __restrict__ bias = table[2 * I + 1];
-    int part = threadIdx.x % LANES;
-    for (int first = 0; first < L.size(); first += THREADS / LANES) {  // the same count in every thread
-        int index = first + threadIdx.x / LANES;
-        bool live = index < L.size();
-        int o = live ? index / L.out_steps : 0, start = (index % L.out_steps) * L.stride - L.taps / 2;
-        const float* row = weight + o * L.inputs * L.taps;
-        float sum = 0.0f;
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int first = 0; first < L.outputs; first += WARPS) {
+        int o = first + threadIdx.x / 32;
+        if (o >= L.outputs) continue;  // the whole warp
+        float sums[L.out_steps] = {}, shift = bias[o];
 #pragma unroll 4
-        for (int c = part; c < L.inputs; c += LANES)
+        for (int c = lane; c < (L.inputs + 31) / 32 * 32; c += 32) {  // the same count in every lane
+            bool live = c < L.inputs;
+            int channel = live ? c : 0;
+            float taps[L.taps];
 #pragma unroll
-            for (int tap = 0; tap < L.taps; tap++) {
-                int t = start + tap;
-                float x = t >= 0 && t < L.in_steps ? in[c * L.in_steps + t] : 0.0f;
-                sum += row[c * L.taps + tap] * x;
+            for (int k = 0; k < L.taps; k++) taps[k] = live ? weight[(o * L.inputs + channel) * L.taps + k] : 0.0f;
+#pragma unroll
+            for (int t = 0; t < L.in_steps; t++) {
+                float x = in[t * L.inputs + channel];
+#pragma unroll
+                for (int k = 0; k < L.taps; k++) {
+                    int to = t - k + L.taps / 2;
+                    if (to >= 0 && to % L.stride == 0 && to / L.stride < L.out_steps)
+                        sums[to / L.stride] += taps[k] * x;
+                }
             }
+        }
 #pragma unroll
-        for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-        sum += bias[o];
-        if (live && part == 0) out[index] = activate ? leaky(sum) : sum;
+        for (int t = 0; t < L.out_steps; t++) {
+            float sum = warp_sum(sums[t]) + shift;
+            if (lane == t) out[t * L.outputs + o] = activate ? leaky(sum) : sum;
+        }
     }
     __syncthreads();
 }
 
-// d_in [inputs, in_steps] from d_out [outputs, out_steps], times the activation's slope where `activated` (the layer's
-// input) is given. Threads of one input lie THREADS / GROUPS apart, so that neighbours read neighbouring weights.
+// d_in [in_steps, inputs] from d_out [out_steps, outputs], times the activation's slope where `activated` (the layer's
+// input) is given. A lane per input channel; the warps share the outputs, and what they found is added in order.
 template <int I>
 __device__ void backward(Table table, const float* d_out, const float* activated, float* d_in, float* partial) {
     constexpr Layer L = layer(I);
-    constexpr int WANTED = THREADS / L.in_size(), GROUPS = WANTED < 1 ? 1 : WANTED < L.outputs ? WANTED : L.outputs;
-    constexpr int COLUMNS = THREADS / GROUPS;
+    constexpr int COLUMNS = (L.inputs + 31) / 32, ROOM = PARTIAL / L.in_size();
+    constexpr int WANTED = WARPS / COLUMNS < ROOM ? WARPS / COLUMNS : ROOM;
+    constexpr int GROUPS = WANTED < L.outputs ? WANTED : L.outputs;
     const float* __restrict__ weight = table[2 * I];
-    int group = threadIdx.x / COLUMNS, column = threadIdx.x % COLUMNS;
-    for (int first = 0; first < L.in_size(); first += COLUMNS) {
-        int index = first + column;
-        int t = index / L.inputs, c = index % L.inputs;  // channels of one step side by side
-        float sum = 0.0f;
-        if (group < GROUPS && index < L.in_size())
+    int group = threadIdx.x / 32 / COLUMNS, c = threadIdx.x / 32 % COLUMNS * 32 + threadIdx.x % 32;
+    if (group < GROUPS && c < L.inputs) {
+        float sums[L.in_steps] = {};
 #pragma unroll 4
-            for (int o = group; o < L.outputs; o += GROUPS)
+        for (int i = 0; i < (L.outputs + GROUPS - 1) / GROUPS; i++) {
+            bool live = group + i * GROUPS < L.outputs;
+            int o = live ? group + i * GROUPS : 0;
+            float taps[L.taps];
 #pragma unroll
-                for (int tap = 0; tap < L.taps; tap++) {
-                    int from = t - tap + L.taps / 2;
-                    if (from < 0 || from % L.stride || from / L.stride >= L.out_steps) continue;
-                    sum += weight[(o * L.inputs + c) * L.taps + tap] * d_out[o * L.out_steps + from / L.stride];
+            for (int k = 0; k < L.taps; k++) taps[k] = live ? weight[(o * L.inputs + c) * L.taps + k] : 0.0f;
+#pragma unroll
+            for (int from = 0; from < L.out_steps; from++) {
+                float d = d_out[from * L.outputs + o];
+#pragma unroll
+                for (int k = 0; k < L.taps; k++) {
+                    int t = from * L.stride + k - L.taps / 2;
+                    if (t >= 0 && t < L.in_steps) sums[t] += taps[k] * d;
                 }
-        partial[threadIdx.x] = sum;
-        __syncthreads();
-        if (group == 0 && index < L.in_size()) {
-            for (int g = 1; g < GROUPS; g++) sum += partial[g * COLUMNS + column];
-            int place = c * L.in_steps + t;
-            d_in[place] = activated ? sum * slope_at(activated[place]) : sum;
+            }
         }
-        __syncthreads();
+#pragma unroll
+        for (int t = 0; t < L.in_steps; t++) partial[(group * L.in_steps + t) * L.inputs + c] = sums[t];
     }
+    __syncthreads();
+    for (int i = threadIdx.x; i < L.in_size(); i += THREADS) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) sum += partial[g * L.in_size() + i];
+        d_in[i] = activated ? sum * slope_at(activated[i]) : sum;
+    }
+    __syncthreads();
 }
 
-// Ask for every weight at once: a step's other work has driven them out of the L2 cache, and layer after layer would
-// wait for DRAM. The frames' blocks share the lines.
+// Ask for every weight at once, a warp per layer: a step's other work has driven them out of the L2 cache, and layer
+// after layer would wait for DRAM. The frames' blocks share the lines.
 __device__ __forceinline__ void prefetch(Table table) {
 #ifndef EMULATED
     constexpr int LINE = 128;  // bytes
-    int first = LINE * (blockIdx.x * THREADS + threadIdx.x), stride = LINE * THREADS * gridDim.x;
+    int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < LAYERS; i++) {
+        if (threadIdx.x / 32 != i) continue;
         const char* weight = (const char*)table[2 * i];
-        for (int at = first; at < 4 * layer(i).weights(); at += stride)
+        for (int at = LINE * (32 * blockIdx.x + lane); at < 4 * layer(i).weights(); at += LINE * 32 * gridDim.x)
             asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + at));
-        if (blockIdx.x == 0 && threadIdx.x == i) asm volatile("prefetch.global.L2 [%0];" ::"l"(table[2 * i + 1]));
+        if (blockIdx.x == 0 && lane == 0) asm volatile("prefetch.global.L2 [%0];" ::"l"(table[2 * i + 1]));
     }
 #endif
 }
@@ -151,12 +174,13 @@ __device__ void copy(const float* __restrict__ from, float* to, int count) {
 
 // Grid (frames of all windows, encoders). tables [encoders, 2 LAYERS]; window [frames, WIDTH, STEPS];
 // kept [encoders, frames, FRAME_FLOATS].
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     audio_frames(const float* const* __restrict__ tables, const float* __restrict__ window, float* __restrict__ kept) {
     __shared__ float in[WIDTH * STEPS], out[FRAME_FLOATS];
     Table table = tables + 2 * LAYERS * blockIdx.y;
     prefetch(table);
-    copy(window + (size_t)blockIdx.x * WIDTH * STEPS, in, WIDTH * STEPS);
+    window += (size_t)blockIdx.x * WIDTH * STEPS;
+    for (int i = threadIdx.x; i < WIDTH * STEPS; i += THREADS) in[i % STEPS * WIDTH + i / STEPS] = window[i];
     __syncthreads();
     forward<0>(table, in, out, true);
     forward<1>(table, out, out + offset(1), true);
@@ -177,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     size_t which = (size_t)blockIdx.y * gridDim.x + blockIdx.x;
     kept += which * FRAMES * FRAME_FLOATS + offset(NETWORK - 1);
     for (int i = threadIdx.x; i < FEATURES * FRAMES; i += THREADS)
-        row[(i % FEATURES) * FRAMES + i / FEATURES] = kept[(i / FEATURES) * FRAME_FLOATS + i % FEATURES];
+        row[i] = kept[(i / FEATURES) * FRAME_FLOATS + i % FEATURES];
     __syncthreads();
     forward<6>(table, row, row + offset(6), true);
     forward<7>(table, row + offset(6), row + offset(7), true);
@@ -195,7 +219,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     if (threadIdx.x < FEATURES) {
         float sum = 0.0f;
-        for (int k = 0; k < FRAMES; k++) sum += weights[k] * row[threadIdx.x * FRAMES + k];
+        for (int k = 0; k < FRAMES; k++) sum += weights[k] * row[k * FEATURES + threadIdx.x];
         audio[which * FEATURES + threadIdx.x] = sum;
     }
     copy(row, attention + which * WINDOW_FLOATS, WINDOW_FLOATS);
@@ -203,11 +227,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // Grid (frames of all windows). d_audio [windows, 32]. Slopes towards every layer's sums: of the frame's network in
 // d_kept [frames, FRAME_FLOATS], of the attention in d_attention [windows, WINDOW_FLOATS].
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     audio_backward(const float* const* __restrict__ table, const float* __restrict__ kept,
                    const float* __restrict__ attention, const float* __restrict__ d_audio, float* __restrict__ d_kept,
                    float* __restrict__ d_attention) {
-    __shared__ float row[WINDOW_FLOATS], d_row[WINDOW_FLOATS], out[FRAME_FLOATS], d_out[FRAME_FLOATS], partial[THREADS];
+    __shared__ float row[WINDOW_FLOATS], d_row[WINDOW_FLOATS], out[FRAME_FLOATS], d_out[FRAME_FLOATS], partial[PARTIAL];
     __shared__ float d_weights[FRAMES];
     int window = blockIdx.x / FRAMES, frame = blockIdx.x % FRAMES;
     prefetch(table);
@@ -216,10 +240,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     copy(kept + (size_t)blockIdx.x * FRAME_FLOATS, out, FRAME_FLOATS);
     __syncthreads();
     const float* weights = row + offset(11);
-    if (threadIdx.x < FRAMES) {
-        float sum = 0.0f;
-        for (int c = 0; c < FEATURES; c++) sum += d_audio[c] * row[c * FRAMES + threadIdx.x];
-        d_weights[threadIdx.x] = sum;
+    if (threadIdx.x < FEATURES * FRAMES) {  // a warp per frame, a lane per feature
+        float sum = warp_sum(d_audio[threadIdx.x % FEATURES] * row[threadIdx.x]);
+        if (threadIdx.x % FEATURES == 0) d_weights[threadIdx.x / FEATURES] = sum;
     }
     __syncthreads();
     if (threadIdx.x < FRAMES) {
@@ -236,7 +259,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     backward<6>(table, d_row + offset(6), nullptr, d_row, partial);
     if (frame == 0) copy(d_row, d_attention + (size_t)window * WINDOW_FLOATS, WINDOW_FLOATS);
     if (threadIdx.x < FEATURES)
-        d_out[offset(5) + threadIdx.x] = d_row[threadIdx.x * FRAMES + frame] + weights[frame] * d_audio[threadIdx.x];
+        d_out[offset(5) + threadIdx.x] = d_row[frame * FEATURES + threadIdx.x] + weights[frame] * d_audio[threadIdx.x];
     __syncthreads();
     backward<5>(table, d_out + offset(5), out + offset(4), d_out + offset(4), partial);
     backward<4>(table, d_out + offset(4), out + offset(3), d_out + offset(3), partial);
@@ -247,27 +270,28 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // The gradient of parameter `index` of layer I: weights [outputs, inputs, taps], then biases. `in` and `d_out` point to
-// the first of `rows` rows, whose lengths are given.
+// the first of `rows` rows, whose lengths are given. The first layer's rows are the window's, [channels, steps].
 template <int I>
 __device__ float parameter_gradient(int index, int rows, const float* __restrict__ in, int in_row,
                                     const float* __restrict__ d_out, int d_row) {
     constexpr Layer L = layer(I);
     float sum = 0.0f;
     if (index >= L.weights()) {
-        d_out += (index - L.weights()) * L.out_steps;
+        d_out += index - L.weights();
         for (int r = 0; r < rows; r++, d_out += d_row)
-            for (int t = 0; t < L.out_steps; t++) sum += d_out[t];
+            for (int t = 0; t < L.out_steps; t++) sum += d_out[t * L.outputs];
         return sum;
     }
     int tap = index % L.taps, c = index / L.taps % L.inputs, o = index / (L.taps * L.inputs);
-    in += c * L.in_steps;
-    d_out += o * L.out_steps;
+    constexpr int NEXT = I == 0 ? 1 : L.inputs;  // from a step to the next
+    in += I == 0 ? c * L.in_steps : c;
+    d_out += o;
 #pragma unroll 4
     for (int r = 0; r < rows; r++, in += in_row, d_out += d_row)
 #pragma unroll
         for (int t = 0; t < L.out_steps; t++) {
             int from = t * L.stride + tap - L.taps / 2;
-            if (from >= 0 && from < L.in_steps) sum += d_out[t] * in[from];
+            if (from >= 0 && from < L.in_steps) sum += d_out[t * L.outputs] * in[from * NEXT];
         }
     return sum;
 }
@@ -288,11 +312,11 @@ __device__ float parameter_gradient(int index, int rows, const float* __restrict
     }
 
 // A thread per parameter. d_parameters [PARAMETERS], in the encoder's order.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS)
     audio_gradients(int windows, const float* __restrict__ window, const float* __restrict__ kept,
                     const float* __restrict__ attention, const float* __restrict__ d_kept,
                     const float* __restrict__ d_attention, float* __restrict__ d_parameters) {
-    int index = blockIdx.x * THREADS + threadIdx.x;
+    int index = blockIdx.x * GRADIENT_THREADS + threadIdx.x;
     if (index >= PARAMETERS) return;
     if (index < parameter_offset(1)) {
         d_parameters[index] =
