@@ -6,10 +6,13 @@ Inside: OpenCV axes (x right, y down, z forward), world-to-camera. On disk: Open
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # preprocessing starts without torch
+    import torch
+    from torch import Tensor
 
 # Negates the camera's y and z axes: OpenCV <-> OpenGL (x right, y up, looking along -z).
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])

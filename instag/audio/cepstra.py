@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.signal import lfilter
 
 SAMPLE_RATE = 16_000  # Hz
 FRAME_RATE = 100  # Hz
@@ -66,14 +65,23 @@ def remove_noise(power: np.ndarray) -> np.ndarray:
     of the recent peak where that masks it, and never below its own slow lower envelope; gain = signal / power.
     """
     first = power[0]
-    start = POWER_MEMORY * first[None]  # so that the smoothed power begins at the first frame's
-    smoothed, _ = lfilter([1 - POWER_MEMORY], [1, -POWER_MEMORY], power, axis=0, zi=start)
+    smoothed = _smooth(power)
     noise = _lower_envelope(smoothed, first)
     signal = np.maximum(smoothed - noise, SIGNAL_FLOOR)
     floor = _lower_envelope(signal, first / GAIN_LIMIT)
     audible = np.maximum(_mask_temporally(signal), floor)
     gain = np.clip(audible / np.maximum(smoothed, 1e-9), 1 / GAIN_LIMIT, GAIN_LIMIT)
     return power * (gain @ _band_average())
+
+
+def _smooth(power: np.ndarray) -> np.ndarray:  # [J, 25] -> [J, 25]
+    """Running mean that forgets exponentially; begins at the first frame's. SciPy's `lfilter` takes 1 s to import."""
+    smoothed = (1 - POWER_MEMORY) * power
+    previous = power[0]
+    for current in smoothed:
+        current += POWER_MEMORY * previous
+        previous = current
+    return smoothed
 
 
 def _lower_envelope(values: np.ndarray, start: np.ndarray) -> np.ndarray:  # [J, 25], [25] -> [J, 25]

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from instag.errors import DataError
+
+if TYPE_CHECKING:  # preprocessing starts without torch
+    from torch import Tensor
 
 WINDOW_BEFORE = 4  # frames t-4 .. t-1
 WINDOW_AFTER = 4  # frames t .. t+3
@@ -143,6 +143,8 @@ def audio_windows(features: np.ndarray | Tensor, frame_indices: int | Sequence[i
     clip is silence (zeros), so nothing is read back from the device to check them.
     Returns [B, 8, D, W] (`ave`: [B, 8, 1, 512]), contiguous, on the device and in the dtype of the features.
     """
+    import torch
+
     values = torch.as_tensor(features)  # [T, W, D]
     if values.ndim != 3 or len(values) == 0:
         raise ValueError(f"features must be [T, W, D] with T > 0, got {list(values.shape)}")
@@ -160,7 +162,9 @@ def window_table(features: Tensor, frames: int) -> Tensor:
 
     features: [T', W, D]; what is missing up to T counts as silence. Rows share memory: do not copy the view whole.
     """
+    from torch.nn.functional import pad
+
     after = max(0, frames - len(features)) + WINDOW_AFTER
-    padded = F.pad(features.transpose(1, 2), (0, 0, 0, 0, WINDOW_BEFORE, after)).contiguous()  # [4 + T' + after, D, W]
+    padded = pad(features.transpose(1, 2), (0, 0, 0, 0, WINDOW_BEFORE, after)).contiguous()  # [4 + T' + after, D, W]
     step, *inner = padded.stride()
     return padded.as_strided((frames, WINDOW_FRAMES, *padded.shape[1:]), (step, step, *inner))
