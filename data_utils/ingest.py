@@ -28,8 +28,10 @@ from instag.media import VideoWriter
 
 log = logging.getLogger("instag.data_utils")
 
-FRAMES_CRF = 12
-KEY_FRAMES = FPS  # one a second
+# Of frames.mp4 and plates.mp4. `superfast` takes less than half the time of `faster`, is .1 dB better
+# at the same CRF, but a half larger (german20s, 512 px, 6 s: 6.7 against 15.5 ms a frame, 51.05 against 50.94 dB, 2.1
+# against 1.4 MB).
+ENCODING = {"crf": 12, "preset": "superfast", "gop": FPS}
 
 
 def survey(job: Job) -> None:
@@ -78,7 +80,7 @@ def video(job: Job) -> None:
     if cuts:
         job.warn(f"the picture is cut at frame {', '.join(map(str, cuts))}; an uninterrupted take is better")
     frames = iterate_frames(job.clip, FPS, len(shot) / FPS, shot.start)
-    with VideoWriter(job.folder.frames, FPS, job.size, crf=FRAMES_CRF, gop=KEY_FRAMES) as writer:
+    with VideoWriter(job.folder.frames, FPS, job.size, **ENCODING) as writer:
         write_person_masks(job.work.person, _crop_and_encode(job, frames, crop, writer, len(shot)))
     if writer.frames < len(shot):
         raise DataError(

@@ -11,13 +11,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from instag.data.layout import LABEL_COLORS, Label, SubjectFolder, labels_from_colors
+from instag.data.layout import LABEL_COLORS, Label, SubjectFolder
 from instag.data_utils.clip import ClipView
 from instag.data_utils.face_points import to_68_points
 from instag.data_utils.files import read_image, write_image
 from instag.data_utils.segmentation import Parser
 from instag.data_utils.torso import Neck, compose, torso_layer
 from instag.files import atomic_path
+
+_COLOR_SUMS = np.array([[4, 2, 1]]) / 255  # of red, green, blue: six colours, six whole numbers (grey rounds up to 3)
+_LABEL_OF_SUM = np.zeros(256, np.uint8)
+_LABEL_OF_SUM[np.rint(LABEL_COLORS @ _COLOR_SUMS[0]).astype(int)] = np.arange(len(LABEL_COLORS))
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +44,7 @@ def write_labels(start: int, stop: int, root: Path, version: str, parser: Parser
 
 def read_labels(folder: SubjectFolder, i: int) -> np.ndarray:
     """Label map uint8 [H, W] of parsing/<i>.png as `write_labels` wrote it."""
-    return labels_from_colors(read_image(folder.parsing(i)))
+    return cv2.LUT(cv2.transform(read_image(folder.parsing(i)), _COLOR_SUMS), _LABEL_OF_SUM)
 
 
 def write_pictures(start: int, stop: int, root: Path, version: str, neck: Neck | None) -> np.ndarray:

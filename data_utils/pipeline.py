@@ -88,7 +88,7 @@ def _pictures(job: Job) -> None:
             shutil.rmtree(path.parent, ignore_errors=True)
     clip = ClipView.open(job.folder)
     neck = fit_neck(clip.frame, lambda i: read_labels(job.folder, i), clip.plane, clip.count)
-    with VideoWriter(job.folder.plates, FPS, job.size, crf=ingest.FRAMES_CRF, gop=ingest.KEY_FRAMES) as writer:
+    with VideoWriter(job.folder.plates, FPS, job.size, **ingest.ENCODING) as writer:
         for plates in job.run_chunks(write_pictures, neck):
             for picture in plates:
                 writer.write(picture)

@@ -11,7 +11,9 @@ whole clip's poses are smoothed a little.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 
 import cv2
@@ -22,6 +24,7 @@ from instag.data.layout import SubjectFolder
 from instag.data_utils.face_mesh import face_triangles, rigid_weights
 from instag.data_utils.pose import REFERENCE_SIZE, HeadTrack, smooth_poses
 from instag.data_utils.video import FrameReader
+from instag.data_utils.workers import usable_cores
 
 SAMPLES = 4000
 TEXTURE_FRAMES = 80
@@ -111,6 +114,17 @@ def _look_up(image: np.ndarray, x: float, y: float) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
+def _turned(rotation: np.ndarray, vector: np.ndarray) -> tuple[float, float, float]:
+    """rotation [3, 3] @ vector [3], without an array."""
+    x, y, z = vector
+    return (
+        rotation[0, 0] * x + rotation[0, 1] * y + rotation[0, 2] * z,
+        rotation[1, 0] * x + rotation[1, 1] * y + rotation[1, 2] * z,
+        rotation[2, 0] * x + rotation[2, 1] * y + rotation[2, 2] * z,
+    )
+
+
+@numba.njit(cache=True, nogil=True)
 def _sample(
     image: np.ndarray,
     points: np.ndarray,
@@ -126,12 +140,9 @@ def _sample(
     height, width = image.shape
     for p in range(len(points)):
         values[p] = np.nan
-        turned, normal = np.zeros(3), np.zeros(3)
-        for i in range(3):
-            for j in range(3):
-                turned[i] += rotation[i, j] * points[p, j]
-                normal[i] += rotation[i, j] * normals[p, j]
-        x, y, z = turned[0] + translation[0], turned[1] + translation[1], turned[2] + translation[2]
+        right, down, away = _turned(rotation, points[p])  # of the head's origin
+        x, y, z = right + translation[0], down + translation[1], away + translation[2]
+        normal = _turned(rotation, normals[p])
         if -(normal[0] * x + normal[1] * y + normal[2] * z) < LEAST_FACING * np.sqrt(x * x + y * y + z * z):
             continue
         u, v = focal * x / z + 0.5 * width - 0.5, focal * y / z + 0.5 * height - 0.5
@@ -141,9 +152,9 @@ def _sample(
         along_u = 0.5 * (_look_up(image, u + 1.0, v) - _look_up(image, u - 1.0, v)) * focal / z
         along_v = 0.5 * (_look_up(image, u, v + 1.0) - _look_up(image, u, v - 1.0)) * focal / z
         along_z = -(along_u * x + along_v * y) / z
-        by_pose[p, 0] = turned[1] * along_z - turned[2] * along_v
-        by_pose[p, 1] = turned[2] * along_u - turned[0] * along_z
-        by_pose[p, 2] = turned[0] * along_v - turned[1] * along_u
+        by_pose[p, 0] = down * along_z - away * along_v
+        by_pose[p, 1] = away * along_u - right * along_z
+        by_pose[p, 2] = right * along_v - down * along_u
         by_pose[p, 3], by_pose[p, 4], by_pose[p, 5] = along_u, along_v, along_z
 
 
@@ -302,8 +313,9 @@ def fit_textures(read: Callable[[int], np.ndarray], track: HeadTrack, skin: Skin
     for blur in (blur for blur, rounds in zip(BLURS, ROUNDS, strict=True) for _ in range(rounds)):
         if made:
             last = list(made.values())[-1:]
-            frames = zip(greys, poses, believed, strict=True)
-            poses = [align_frame(grey, skin, last, *pose, track.focal) for grey, *pose in frames]
+            given = greys, repeat(skin), repeat(last), poses, believed, repeat(track.focal)
+            with ThreadPoolExecutor(usable_cores()) as threads:  # OpenCV and numba let go of Python
+                poses = list(threads.map(align_frame, *given))
         made[blur] = make_texture(greys, skin, *map(np.stack, zip(*poses, strict=True)), track.focal, blur)
     return tuple(made.values())
 
