@@ -14,7 +14,7 @@ from instag.kernels import modules
 FILE = "terms.cu"
 THREADS = 256
 MOST_TENSORS, MOST_TERMS = 6, 12  # see terms.cu
-VALUES_PER_BLOCK = 4096
+VALUES_PER_BLOCK = 512  # two a thread: what a kernel of few values waits for is the chain of its loads
 KERNELS = ("magnitude_forward", "magnitude_backward", "sum_terms")
 
 
