@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from instag.kernels import reason_missing
 from instag.training import trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -70,6 +71,14 @@ def test_whole_runs_agree_and_every_row_is_shown(made_subject, graphs):
     found = agreement.whole_runs(made_subject, "cpu", FEW, eps=agreement.QUIET_EPS)
     assert all(found[stage]["replayed"]["loss"] == 0 for stage in agreement.STAGES)
     assert "whole runs, mouth, replayed" in agreement.rows({"whole runs": found, "part_s": 1.0})
+
+
+@pytest.mark.skipif(reason_missing() is not None, reason=f"real graphs: {reason_missing()}")
+def test_on_a_gpu_a_replayed_step_is_the_called_one(made_subject):
+    found = agreement.step_by_step(made_subject, "cuda", FEW)
+    assert [found[stage]["replayed"]["steps"] for stage in agreement.STAGES] == [6, 5, 3]
+    for stage in agreement.STAGES:
+        assert found[stage]["replayed"]["worst_loss"] < 1e-5, found
 
 
 def test_quiet_optimisers_have_a_larger_eps():
