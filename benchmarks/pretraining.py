@@ -34,7 +34,7 @@ from instag.data.layout import PACK_SUFFIX  # noqa: E402
 
 BRANCHES = ("face", "mouth")
 SETTLED = 0.6  # share of the steps after which every video's graph has been captured
-PROFILED = 0.5  # share of the steps after which the kernels are listed, over further steps
+PROFILED = 0.55  # share of the steps after which the kernels are listed, over further steps
 RUN = """
 import json, sys
 from pathlib import Path
@@ -67,7 +67,7 @@ def settings(videos: int, steps: int, points: dict[str, int]) -> list[str]:
     """A short schedule in which everything that a long one does happens, except density control."""
     common = {
         "iterations": steps, "static_steps": steps // 10, "warmup": steps // 5, "initial": "lifted",
-        "density": "null",
+        "density": "null", "sh_interval": steps // 4,  # both raises, which capture every video anew, are early
     }  # fmt: skip
     values = {f"pretrain.{branch}.{name}": value for branch in BRANCHES for name, value in common.items()}
     values |= {f"pretrain.{branch}.points": count for branch, count in points.items()}
