@@ -21,14 +21,18 @@ from instag.errors import DataError, InstagError
 VIDEO_CRF = 18  # visually lossless in 4:2:0
 VIDEO_PRESET = "veryfast"  # of x264: the encoder is what a GPU waits for
 QUEUED_WRITES = 8  # batches of frames that may wait for the encoder: bounds memory
+PREPARERS = 4  # threads that bring frames into the encoder's form: one can only just feed x264
 PNG_COMPRESSION = 1  # of 9: speed counts, size does not
 
 
 class FrameSink(Protocol):
     """Takes frames in order; nothing is left of it unless `close` is reached."""
 
-    def write(self, frame: np.ndarray) -> None:
-        """Append one frame, uint8 RGB [H, W, 3]."""
+    def prepare(self, frame: np.ndarray) -> np.ndarray:
+        """What is written of a frame, uint8 RGB [H, W, 3]; asked for on several threads, frames in any order."""
+
+    def write(self, prepared: np.ndarray) -> None:
+        """Append one prepared frame."""
 
     def close(self) -> None:
         """Finish, and put the result in its place."""
@@ -48,9 +52,13 @@ class VideoSink:
             raise InstagError(f"cannot write {path}: it is a folder; give the name of a file")
         self._writer = VideoWriter(path, FPS, size, VIDEO_CRF, "yuv420p", VIDEO_PRESET, audio=sound, metadata=tags)
 
-    def write(self, frame: np.ndarray) -> None:
+    def prepare(self, frame: np.ndarray) -> np.ndarray:
+        """Planes."""
+        return self._writer.planes(frame)
+
+    def write(self, prepared: np.ndarray) -> None:
         """Append one frame."""
-        self._writer.write(frame)
+        self._writer.write_planes(prepared)
 
     def close(self) -> None:
         """Finish the file."""
@@ -79,12 +87,18 @@ class FrameFolderWriter:
             raise InstagError(f"cannot write {path}: {error.strerror}; choose another output folder") from None
         self._count = 0
 
-    def write(self, frame: np.ndarray) -> None:
-        """Append one frame."""
+    def prepare(self, frame: np.ndarray) -> np.ndarray:
+        """The bytes of a PNG."""
         cv2 = opencv()
+        return cv2.imencode(".png", frame[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1]
+
+    def write(self, prepared: np.ndarray) -> None:
+        """Append one frame."""
         file = self._partial / frame_name(self._count)
-        if not cv2.imwrite(str(file), frame[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]):
-            raise InstagError(f"cannot write {file}: free space or choose another output folder")
+        try:
+            file.write_bytes(prepared)
+        except OSError as error:
+            raise InstagError(f"cannot write {file} ({error.strerror}): choose another output folder") from None
         self._count += 1
 
     def close(self) -> None:
@@ -129,7 +143,7 @@ class FrameFolder(Sequence[np.ndarray]):
 
 
 class OrderedWriter:
-    """Writes frames to sinks on one thread, in order, while the caller renders the next ones.
+    """Prepares frames on a few threads and writes them on one, in order, while the caller renders the next ones.
 
     Leaving the `with` block closes the sinks when all went well, else discards them. An error of a sink is raised by
     the next `write`, or at the end.
@@ -138,18 +152,20 @@ class OrderedWriter:
     def __init__(self, sinks: Sequence[FrameSink]):
         self._sinks = list(sinks)
         self._pool = ThreadPoolExecutor(1, "frames")
+        self._preparers = ThreadPoolExecutor(PREPARERS, "prepare")
         self._waiting: deque[Future[None]] = deque()
 
     def write(self, frames: np.ndarray) -> None:
         """Append frames uint8 [B, H, W, 3]; waits while too many are queued."""
-        self._waiting.append(self._pool.submit(self._write, frames))
+        prepared = [[self._preparers.submit(sink.prepare, frame) for sink in self._sinks] for frame in frames]
+        self._waiting.append(self._pool.submit(self._write, prepared))
         while len(self._waiting) > QUEUED_WRITES or (self._waiting and self._waiting[0].done()):
             self._waiting.popleft().result()
 
-    def _write(self, frames: np.ndarray) -> None:
-        for frame in frames:
-            for sink in self._sinks:
-                sink.write(frame)
+    def _write(self, frames: list[list[Future[np.ndarray]]]) -> None:
+        for prepared in frames:
+            for sink, future in zip(self._sinks, prepared, strict=True):
+                sink.write(future.result())
 
     def __enter__(self) -> OrderedWriter:
         return self
@@ -168,6 +184,7 @@ class OrderedWriter:
 
     def _finish(self, keep: bool) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._preparers.shutdown(cancel_futures=True)
         for k, sink in enumerate(self._sinks):
             if not keep:
                 sink.discard()

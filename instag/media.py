@@ -28,7 +28,7 @@ DEFAULT_PRESET = "faster"
 # x264's macroblock tree reads memory that it never wrote at many widths below 256 px: the same pictures gave up to ten
 # different files. Without it a file is a fifth larger and 0.2 dB better (german20s, 512 px).
 X264_REPEATABLE = "mbtree=0"
-# x264's own choice, one and a half threads a core, is slower on 64 cores than on 16; each number writes other bytes.
+# x264 takes as many as the machine has cores, and fewer than 8 write other bytes (512 px); more are not faster.
 ENCODER_THREADS = 8
 
 
@@ -101,6 +101,7 @@ class VideoWriter:
             raise DataError(f"{path}: {self.width}x{self.height} is odd, which yuv420p cannot hold; use an even size")
         self.fps = Fraction(fps).limit_denominator(1001)
         self.frames = 0
+        self._pixel_format = pixel_format
         self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{self.path.suffix}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,11 +124,18 @@ class VideoWriter:
 
     def write(self, frame: np.ndarray) -> None:
         """Append one picture, uint8 [H, W, 3] RGB."""
+        self.write_planes(self.planes(frame))
+
+    def planes(self, frame: np.ndarray) -> np.ndarray:
+        """A picture, uint8 [H, W, 3] RGB, as `write_planes` takes it; safe on any thread."""
         if frame.shape != (self.height, self.width, 3) or frame.dtype != np.uint8:
             expected = f"uint8 [{self.height}, {self.width}, 3]"
             raise DataError(f"{self.path}: frame {self.frames} is {frame.dtype} {list(frame.shape)}, not {expected}")
-        planes = to_planes(frame) if self._video.pix_fmt == "yuv444p" else cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
-        picture = av.VideoFrame.from_ndarray(planes, format=self._video.pix_fmt)
+        return to_planes(frame) if self._pixel_format == "yuv444p" else cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
+
+    def write_planes(self, planes: np.ndarray) -> None:
+        """Append one picture: Y, U, V uint8 [3, H, W], or at half chroma one below the other [3 H / 2, W]."""
+        picture = av.VideoFrame.from_ndarray(planes, format=self._pixel_format)
         picture.colorspace, picture.color_range = BT601, LIMITED_RANGE
         picture.pts, picture.time_base = self.frames, 1 / self.fps
         self._mux(self._video.encode(picture))

@@ -1,5 +1,6 @@
 import json
 import threading
+import time
 from types import SimpleNamespace
 
 import av
@@ -231,11 +232,15 @@ class SlowSink:
         self.frames, self.state, self.fail_at = [], "open", fail_at
         self.gate = threading.Event()
 
-    def write(self, frame):
+    def prepare(self, frame):
+        time.sleep(0.002 * (int(frame[0, 0, 0]) % 3))  # so that frames are ready in another order
+        return frame[0, 0, :1]
+
+    def write(self, prepared):
         self.gate.wait(5)
         if len(self.frames) == self.fail_at:
             raise OSError("disk full")
-        self.frames.append(int(frame[0, 0, 0]))
+        self.frames.append(int(prepared[0]))
 
     def close(self):
         self.state = "closed"
