@@ -21,7 +21,7 @@ from instag.losses import photometric_torch
 DEVICE = torch.device("cuda", 0)
 AUDIO = (74, 16, 32)  # phone-mel
 KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\([^()]*(?:\([^()]*\)[^()]*)*\)\s*)?(\w+)\s*\(")
-WITH_OPTIONS = {"motion_head", "hash_grid", "audio_encoder"}
+WITH_OPTIONS = {"motion_head_backward", "motion_head_forward", "hash_grid", "audio_encoder"}
 
 
 def all_sources() -> dict[str, loader.KernelSource]:
@@ -34,8 +34,8 @@ def all_sources() -> dict[str, loader.KernelSource]:
     for name, grid in (("face", REFERENCE_FACE), ("mouth", REFERENCE_MOUTH)):
         found[f"hash_grid, {name}"] = modules.source("hash_grid.cu", *hash_grid.macros(grid_layout(*grid)))
     for number, head in enumerate(motion_head.HEADS):
-        options = head.macros(*motion_head.warps_of(DEVICE, head, 1))
-        found[f"motion_head {number}, width {head.hidden}"] = modules.source(motion_head.FILE, *options)
+        for source in motion_head.sources(DEVICE, head):
+            found[f"{source.name} {number}, width {head.hidden}"] = source
     return found
 
 

@@ -49,7 +49,8 @@ def sources(model: ModelConfig, device: torch.device, pretraining: bool = False)
     heads = [motion_head.FACE[64], motion_head.MOUTH, *(own if pretraining else motion_head.ALIGNER.values())]
     if modules.capability(device) < motion_head.OLDEST_CAPABILITY:
         heads = []
-    found = [modules.source(motion_head.FILE, *head.macros(*motion_head.warps_of(device, head, 1))) for head in heads]
+    pairs = [motion_head.sources(device, head) for head in heads]
+    found = [*(backward for backward, _ in pairs), *(forward for _, forward in pairs)]
     maps = (OWN_MAPS if pretraining else MAPS, 0)
     found += [kernel_source(extra, exact=True, detach_extra=True) for extra in maps]
     spec = get_extractor(model.extractor)

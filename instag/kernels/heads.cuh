@@ -11,7 +11,7 @@
 // e' is made of the expression e [6] here as well: [X2 relu(X1 e[:5]), e[5]]. The mouth's hidden 48 are the decoder's 32
 // and tau's 16 side by side: weights are blocks of a matrix that is zero elsewhere.
 //
-// Compile-time: HEAD, HIDDEN, WARPS (backward), FORWARD_WARPS.
+// Compile-time: HEAD, HIDDEN, WARPS per block.
 
 #define FACE 0
 #define MOUTH 1
@@ -61,11 +61,20 @@
 #define D3_AT (D2_AT + (DEEP ? HIDDEN * HIDDEN_PITCH : 0))
 #define WEIGHT_FLOATS (D3_AT + 16 * HIDDEN_PITCH)
 
+// Columns of a point's row in shared memory: x, the gated conditions, then what the kernel keeps there.
+#define GATED_AT (8 * POINT_TILES)
+#define HIDDEN_AT (8 * INPUT_TILES)
+
 // Pointers to the networks, in the order of HeadWeights in motion_head.py; what a head lacks is null.
 #define NETWORKS 9
 struct Weights {
     const float* at[NETWORKS];
 };
+// ... as arguments of a kernel
+#define WEIGHT_ARGUMENTS                                                                                        \
+    const float *__restrict__ w0, const float *__restrict__ w1, const float *__restrict__ w2,                    \
+        const float *__restrict__ w3, const float *__restrict__ w4, const float *__restrict__ w5,                \
+        const float *__restrict__ w6, const float *__restrict__ w7, const float *__restrict__ w8
 // Names of the slots. Face: A1 A2 E1 E2 D1 D2 D3 X1 X2. Mouth: D1 D2 D3 T1 T2 T3. Own mouth: A1 A2 D1 D2 D3. Aligner: D1 D2.
 #define SLOT_D1 (HEAD == FACE ? 4 : HEAD == OWN_MOUTH ? 2 : 0)
 

@@ -14,7 +14,8 @@ EMULATED_SHARED_BYTES = 227 * 1024  # an H200's, for tests that run the kernels 
 
 HEADERS = {  # what is compiled in front of a file
     "depth_prior.cu": ("sums.cuh",),
-    "motion_head.cu": ("tiles.cuh", "heads.cuh"),
+    "motion_head_backward.cu": ("tiles.cuh", "heads.cuh"),
+    "motion_head_forward.cu": ("tiles.cuh", "heads.cuh"),
     "pixels.cu": ("sums.cuh",),
     "terms.cu": ("sums.cuh",),
 }

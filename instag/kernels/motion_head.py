@@ -14,13 +14,13 @@ from torch.autograd.function import once_differentiable
 
 from instag.kernels import modules
 
-FILE = "motion_head.cu"
+FORWARD, BACKWARD = "motion_head_forward.cu", "motion_head_backward.cu"
 POINT_FEATURES, POINT_COLUMNS = 36, 40  # columns: padded to tiles of 8
 AUDIO = 32
 ROWS_PER_WARP = 16
 WARPS = (8, 4, 2)  # of the backward kernel, the first that fits into a block's shared memory
 FORWARD_WARPS = (16, 8, 4, 2)
-SLACK = 64  # of motion_head.cu
+SLACK = 64  # of motion_head_backward.cu
 SUM_THREADS = 256
 NETWORKS = 9  # pointers that the kernels take
 OLDEST_CAPABILITY = (8, 0)  # tf32 products
@@ -114,9 +114,9 @@ class Head:
         rows = ROWS_PER_WARP * warps * _pitched(row) + SLACK
         return 4 * (self.weights + 2 * _fours(frames * self.conditions) + rows)
 
-    def macros(self, warps: int, forward_warps: int) -> tuple[str, ...]:
-        """Compile-time options of the kernels."""
-        values = {"HEAD": self.number, "HIDDEN": self.hidden, "WARPS": warps, "FORWARD_WARPS": forward_warps}
+    def macros(self, warps: int) -> tuple[str, ...]:
+        """Compile-time options of either file's kernel."""
+        values = {"HEAD": self.number, "HIDDEN": self.hidden, "WARPS": warps}
         return tuple(f"-D{name}={value}" for name, value in values.items())
 
 
@@ -198,6 +198,12 @@ def warps_of(device: torch.device, head: Head, frames: int) -> tuple[int, int]:
     return backward[0], forward[0]
 
 
+def sources(device: torch.device, head: Head, frames: int = 1) -> tuple[loader.KernelSource, loader.KernelSource]:
+    """What a head's gradient and the head itself launch on this GPU."""
+    backward, forward = warps_of(device, head, frames)
+    return modules.source(BACKWARD, *head.macros(backward)), modules.source(FORWARD, *head.macros(forward))
+
+
 def pointers(weights: Sequence[Tensor]) -> tuple[int, ...]:
     """Addresses of a field's weights as the kernels read them, nine of them."""
     return (*(weight.data_ptr() for weight in weights), *[0] * (NETWORKS - len(weights)))
@@ -235,12 +241,12 @@ def _run(
 def _launch_forward(head: Head, fields: int, points: int, frames: int, *arguments: Tensor | None) -> None:
     features = arguments[0]
     assert features is not None
-    warps, forward_warps = warps_of(features.device, head, frames)
+    _, warps = warps_of(features.device, head, frames)
     blocks = min(max(1, -(-points // ROWS_PER_WARP)), modules.multiprocessors(features.device))
     grid = (max(1, -(-blocks // fields)), fields)
-    _module(features, head, warps, forward_warps).launch(
-        "motion_head_forward", grid, 32 * forward_warps, points, frames, *arguments,
-        shared_bytes=head.forward_bytes(forward_warps, frames),
+    modules.module(features.device, FORWARD, *head.macros(warps)).launch(
+        "motion_head_forward", grid, 32 * warps, points, frames, *arguments,
+        shared_bytes=head.forward_bytes(warps, frames),
     )  # fmt: skip
 
 
@@ -271,11 +277,11 @@ class _MotionHead(torch.autograd.Function):
         reduced = weights[:7] if head.eye_gate else weights  # the expression's come from the conditions' gradient
         sizes = [weight.numel() for weight in reduced]
         columns = sum(sizes) + frames * head.conditions
-        warps, forward_warps = warps_of(device, head, frames)
+        warps, _ = warps_of(device, head, frames)
         blocks = min(max(1, -(-points // (ROWS_PER_WARP * warps))), modules.multiprocessors(device))
         d_features = torch.empty_like(features)
         partial = torch.empty(blocks, columns, device=device)
-        module = _module(features, head, warps, forward_warps)
+        module = modules.module(device, BACKWARD, *head.macros(warps))
         none = (None,) * (NETWORKS - len(weights))
         module.launch(
             "motion_head_backward", (blocks,), 32 * warps,
@@ -299,7 +305,3 @@ class _MotionHead(torch.autograd.Function):
             d_extra, *d_networks = d_expression
             d_weights += d_networks
         return None, d_features, d_audio, None if extra is None else d_extra, *d_weights
-
-
-def _module(features: Tensor, head: Head, warps: int, forward_warps: int) -> loader.KernelModule:
-    return modules.module(features.device, FILE, *head.macros(warps, forward_warps))

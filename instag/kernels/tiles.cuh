@@ -12,7 +12,7 @@
 // Loops over the inner dimension are not unrolled: a point passes each instruction once, so code that is unrolled is code
 // that must be fetched.
 //
-// Compile-time: WARPS of the backward kernel's blocks.
+// Compile-time: WARPS per block.
 
 #define FULL_MASK 0xffffffffu
 

@@ -37,17 +37,17 @@ def sources(variant: int) -> list[loader.KernelSource]:
         source("audio_encoder.cu", *audio_encoder.macros(*((74, 16, 32), (1024, 2, 128))[variant % 2])),
     ]
     if variant >= HEADS_FROM:
-        formed.append(head_source(variant - HEADS_FROM, HEAD_WARPS[0]))  # six of each
-    names = {each.name for each in formed} | {"motion_head"}
+        formed += head_sources(variant - HEADS_FROM, HEAD_WARPS[0])  # six of each
+    names = {each.name for each in formed} | {"motion_head_backward", "motion_head_forward"}
     plain = [source(path.name) for path in sorted(FOLDER.glob("*.cu")) if path.stem not in names]
     return [kernel_source(*VARIANTS[variant % len(VARIANTS)]), *formed, *plain]
 
 
-def head_source(head: int, warps: int) -> loader.KernelSource:
+def head_sources(head: int, warps: int) -> list[loader.KernelSource]:
     from instag.kernels.modules import source
-    from instag.kernels.motion_head import FILE, HEADS
+    from instag.kernels.motion_head import BACKWARD, FORWARD, HEADS
 
-    return source(FILE, *HEADS[head].macros(warps, 2 * warps))
+    return [source(BACKWARD, *HEADS[head].macros(warps)), source(FORWARD, *HEADS[head].macros(2 * warps))]
 
 
 def assert_compile(sources: list[loader.KernelSource], architecture: str) -> None:
@@ -70,7 +70,7 @@ def test_every_head_compiles(architecture: str) -> None:
     from instag.kernels.motion_head import HEADS
 
     forms = [(0, warps) for warps in HEAD_WARPS] + [(head, HEAD_WARPS[0]) for head in range(1, len(HEADS))]
-    assert_compile([head_source(*form) for form in forms], architecture)
+    assert_compile([source for form in forms for source in head_sources(*form)], architecture)
 
 
 def test_every_file_is_compiled() -> None:
