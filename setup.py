@@ -71,5 +71,5 @@ setup(
         "dev": DEV,
         "all": PREPROCESS + HUGGINGFACE + DEV,
     },
-    entry_points={"console_scripts": ["instag=instag.cli:main"]},
+    entry_points={"console_scripts": ["instag=instag.cli:console"]},
 )

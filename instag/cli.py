@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -438,5 +440,14 @@ def run_command(command: Callable[[], None]) -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The `instag` command: `main`, then an end without taking Python, torch and CUDA down piece by piece: 0.7 s."""
     main()
+    atexit._run_exitfuncs()  # temporary files go; logs are written
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    console()

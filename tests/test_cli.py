@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -229,3 +231,21 @@ def test_what_is_no_command_exits_with_2(line, capsys):
         main(line.split())
     assert stop.value.code == EXIT_USER_ERROR
     assert capsys.readouterr().err
+
+
+def test_the_command_leaves_nothing_unwritten_and_nothing_behind():
+    """It ends without Python's own end: what is printed must be out, temporary files gone."""
+    program = """
+import weakref
+from instag import cli
+class Kept: pass
+kept = Kept()
+def main():
+    weakref.finalize(kept, print, "cleaned")
+    print("said", end=" ")
+cli.main = main
+cli.console()
+print("never")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("said cleaned\n", 0)
