@@ -21,7 +21,7 @@ from instag.config_io import from_dict, to_dict
 from instag.data.audio import audio_windows
 from instag.data.dataset import SubjectDataset
 from instag.data.frame import Condition, to_float
-from instag.data.frame_store import VideoFrames, resize_image
+from instag.data.pictures import VideoFrames, resize_image
 from instag.data.split import Split
 from instag.errors import CheckpointError
 from instag.files import load_tensors, save_tensors

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from instag.data.frame_store import decode_picture, opencv
 from instag.data.layout import FPS
+from instag.data.pictures import decode_picture, opencv
 from instag.errors import DataError, InstagError
 
 VIDEO_CRF = 18  # visually lossless in 4:2:0

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from instag.data.audio import DEFAULT_EXTRACTOR
 from instag.data.frame import Condition, FrameBatch, GeometryPrior, PictureRows
-from instag.data.frame_store import DEFAULT_CACHE_BYTES, FrameSource, FrameStore, Picture, SubjectTracks, resize_prior
+from instag.data.frame_store import DEFAULT_CACHE_BYTES, FrameSource, FrameStore, Picture, SubjectTracks
+from instag.data.pictures import resize_prior
 from instag.data.layout import (
     BLINK_RANGE,
     BLINK_UNIT,

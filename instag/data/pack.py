@@ -25,16 +25,8 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from instag.data.audio import EXTRACTORS, check_features, get_extractor
-from instag.data.frame_store import (
-    KEY_INTERVAL,
-    FrameSource,
-    SubjectTracks,
-    VideoFrames,
-    check_tracks,
-    decode_picture,
-    encode_video,
-    opencv,
-)
+from instag.data.frame_store import FrameSource, SubjectTracks, check_tracks
+from instag.data.pictures import KEY_INTERVAL, VideoFrames, decode_picture, encode_video, opencv
 from instag.data.layout import FORMAT_VERSION, FPS, PACK_SUFFIX, Label, Pack, SubjectFolder
 from instag.data.subject_folder import FolderSource, read_wave, tracks_from_arrays
 from instag.errors import DataError

@@ -18,15 +18,8 @@ from safetensors import SafetensorError, safe_open
 
 from instag.camera import opengl_to_opencv
 from instag.data.audio import find_features, get_extractor, load_features
-from instag.data.frame_store import (
-    KEY_INTERVAL,
-    SubjectTracks,
-    VideoFrames,
-    action_unit_name,
-    check_tracks,
-    decode_picture,
-    encode_video,
-)
+from instag.data.frame_store import SubjectTracks, action_unit_name, check_tracks
+from instag.data.pictures import KEY_INTERVAL, VideoFrames, decode_picture, encode_video
 from instag.data.layout import LANDMARKS, Label, SubjectFolder, labels_from_colors
 from instag.errors import DataError
 

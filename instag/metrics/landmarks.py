@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from instag.camera import HEAD_FLIP
-from instag.data.frame_store import opencv
 from instag.data.layout import MOUTH_LANDMARKS
+from instag.data.pictures import opencv
 
 TRACKING_SIZE = 512  # px: smaller pictures are enlarged to it, and distances are measured in it
 LARGEST_LAG = 3  # frames

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from instag.data.dataset import SubjectDataset
-from instag.data.frame_store import opencv
 from instag.data.layout import FPS
+from instag.data.pictures import opencv
 from instag.errors import DataError
 from instag.files import write_json, write_text
 from instag.synthesize import provenance

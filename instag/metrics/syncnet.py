@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instag.audio.mfcc import mfcc
-from instag.data.frame_store import opencv
 from instag.data.layout import SAMPLE_RATE
+from instag.data.pictures import opencv
 from instag.errors import DataError
 from instag.metrics.landmarks import TRACKING_SIZE, FaceTrack
 from instag.metrics.lpips import read_weights

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from instag.camera import Camera
 from instag.config import StageConfig
-from instag.data.frame_store import opencv
 from instag.data.layout import Label
+from instag.data.pictures import opencv
 from instag.errors import DataError
 from instag.fields.structure import GaussianField, point_spacing, random_head_points, random_mouth_points
 from instag.training.stage import Subject

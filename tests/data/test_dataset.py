@@ -7,7 +7,7 @@ import torch
 
 from instag.data import frame_store
 from instag.data.dataset import SubjectDataset, inner_lip_heights, lip_rectangles
-from instag.data.frame_store import VideoFrames
+from instag.data.pictures import VideoFrames
 from instag.data.layout import EXPRESSION_UNITS, LABEL_COLORS, Label, SubjectFolder
 from instag.data.subject_folder import labels_from_colors, lay_over
 from instag.data.pack import write_pack
