@@ -55,9 +55,8 @@ def fit_plate(frame: Callable[[int], np.ndarray], person: Callable[[int], np.nda
         frames[k] = first if i == 0 else frame(int(i))
         distance = _distance_to(main_person(person(int(i))))
         usable[k] = distance > CLEAR_PX * size / 512
-        farther = distance > farthest
-        farthest[farther] = distance[farther]
-        farthest_colour[farther] = frames[k][farther]
+        farthest_colour = cv2.copyTo(frames[k], cv2.compare(distance, farthest, cv2.CMP_GT), farthest_colour)
+        farthest = cv2.max(farthest, distance)
 
     enough = usable.sum(0) >= MIN_CLEAR_SAMPLES
     seen = enough | (farthest > NEAR_PX * size / 512)
@@ -70,19 +69,19 @@ def fit_plate(frame: Callable[[int], np.ndarray], person: Callable[[int], np.nda
 def masked_median(frames: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Lower median over K of the usable entries of uint8 frames [K, H, W, C]; 255 where there are none.
 
-    Bisection over the 256 grey levels: eight passes of byte comparisons, no sorting. Overwrites unusable entries.
+    K is at most 255. Bisection over the 256 grey levels: eight passes of byte comparisons, no sorting. Overwrites unusable entries.
     """
-    for picture, clear in zip(frames, usable, strict=True):  # one by one: the indices of all need more than the frames
-        picture[~clear] = 255  # never below any threshold that the search asks about
+    for picture, clear in zip(frames, usable, strict=True):
+        np.copyto(picture, 255, where=~clear[..., None])  # never below any threshold that the search asks about
     wanted = (usable.sum(0).astype(np.int16)[..., None] + 1) // 2
     low = np.zeros(frames.shape[1:], np.int16)
     high = np.full(frames.shape[1:], 255, np.int16)
     for _ in range(8):
         middle = (low + high) // 2
         threshold = middle.astype(np.uint8)
-        below = np.zeros(frames.shape[1:], np.int16)
+        below = np.zeros(frames.shape[1:], np.uint8)  # K is at most MAX_SAMPLES
         for picture in frames:
-            below += picture <= threshold
+            below += np.less_equal(picture, threshold).view(np.uint8)
         reached = (below >= wanted) & (wanted > 0)
         high = np.where(reached, middle, high)
         low = np.where(reached, low, np.minimum(middle + 1, high))
