@@ -69,7 +69,8 @@ def fit_plate(frame: Callable[[int], np.ndarray], person: Callable[[int], np.nda
 def masked_median(frames: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Lower median over K of the usable entries of uint8 frames [K, H, W, C]; 255 where there are none.
 
-    K is at most 255. Bisection over the 256 grey levels: eight passes of byte comparisons, no sorting. Overwrites unusable entries.
+    K is at most 255. Bisection over the 256 grey levels: eight passes of byte comparisons, no sorting. Overwrites
+    unusable entries.
     """
     for picture, clear in zip(frames, usable, strict=True):
         np.copyto(picture, 255, where=~clear[..., None])  # never below any threshold that the search asks about

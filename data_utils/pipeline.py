@@ -45,6 +45,7 @@ SHEET_FRAMES = 4  # of the contact sheet, besides the one with the mouth widest 
 
 # --- the steps from the poses on; those before: `ingest` --------------------------------------------------------------
 def _pose(job: Job) -> None:
+    job.pool.start(refine_chunk.__module__, write_labels.__module__)  # the fit uses one core
     track = fit_poses(load_landmarks(job.work.landmarks), job.size)
     save_track(job.work.pose, track)
     job.manifest.facts |= {"focal": round(track.focal, 3), "pose_rmse_px": round(track.rmse, 4)}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from importlib import import_module
 from queue import Full, Queue
 from threading import Event, Thread
 from types import TracebackType
@@ -32,13 +33,20 @@ def usable_cores() -> int:
 class FramePool:
     """Runs `function(start, stop, *arguments)` on chunks of frames.
 
-    The processes are spawned, not forked: the landmark networks leave threads behind. They start with the first call
-    and serve all later ones. With one worker everything runs in this process.
+    The processes are spawned, not forked: the landmark networks leave threads behind. They start with `start` or the
+    first call and serve all later ones. With one worker everything runs in this process.
     """
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = usable_cores() if workers is None else workers
         self._executor: ProcessPoolExecutor | None = None
+
+    def start(self, *modules: str) -> None:
+        """Start the processes and let them import modules, while this one goes on with something else."""
+        if self.workers > 1:
+            executor = self._running()
+            for _ in range(self.workers):
+                executor.submit(_import, modules)
 
     def map(self, function: Callable[..., T], count: int, *arguments: object) -> Iterator[tuple[range, T]]:
         """Yield (frames, result) chunk by chunk, in order. Function and arguments must be picklable."""
@@ -47,13 +55,11 @@ class FramePool:
             for chunk in chunks:
                 yield chunk, function(chunk.start, chunk.stop, *arguments)
             return
-        if self._executor is None:
-            context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
+        executor = self._running()
         waiting: deque[tuple[range, Future[T]]] = deque()
         try:
             for chunk in chunks:
-                waiting.append((chunk, self._executor.submit(function, chunk.start, chunk.stop, *arguments)))
+                waiting.append((chunk, executor.submit(function, chunk.start, chunk.stop, *arguments)))
                 if len(waiting) >= CHUNKS_AHEAD * self.workers:
                     done, future = waiting.popleft()
                     yield done, future.result()
@@ -65,6 +71,12 @@ class FramePool:
         finally:
             for _, future in waiting:
                 future.cancel()
+
+    def _running(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
+        return self._executor
 
     def close(self) -> None:
         """End the processes."""
@@ -84,6 +96,11 @@ def _start_worker() -> None:
     import cv2
 
     cv2.setNumThreads(1)
+
+
+def _import(modules: Sequence[str]) -> None:
+    for name in modules:
+        import_module(name)
 
 
 def ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
