@@ -83,9 +83,9 @@ __device__ void forward(Table table, const float* in, float* out, bool activate)
         if (o >= L.outputs) continue;  // the whole warp
         float sums[L.out_steps] = {}, shift = bias[o];
 #pragma unroll 4
-        for (int c = lane; c < (L.inputs + 31) / 32 * 32; c += 32) {  // the same count in every lane
-            bool live = c < L.inputs;
-            int channel = live ? c : 0;
+        for (int i = 0; i < (L.inputs + 31) / 32; i++) {
+            bool live = i * 32 + lane < L.inputs;
+            int channel = live ? i * 32 + lane : 0;
             float taps[L.taps];
 #pragma unroll
             for (int k = 0; k < L.taps; k++) taps[k] = live ? weight[(o * L.inputs + channel) * L.taps + k] : 0.0f;
