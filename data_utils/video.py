@@ -29,7 +29,7 @@ SHORTEST_CLIP = 2.0  # seconds
 SMALLEST_PICTURE = 64  # px of either side; a face in less has no eyes to track
 HDR_TRANSFERS = (16, 18)  # PQ and HLG
 BLOCK = 25  # frames decoded at once for random access: the distance of key frames in `frames.mp4`
-CACHE_BYTES = 96 << 20
+CACHE_BYTES = 48 << 20
 TIME_SLACK = 1e-4  # seconds; time stamps are rounded to the container's clock
 # Face height as a share of the square picture's side within which a square clip is used as it is. The framing of the
 # field's own clips is .50 to .57 (notes: preprocessing, section 4).
@@ -301,7 +301,7 @@ def read_all(path: Path | str) -> Iterator[np.ndarray]:
 
 
 class FrameReader:
-    """Random access to a video that this program wrote; the last blocks of a second are kept, at most ~100 MB.
+    """Random access to a video that this program wrote; the last blocks of a second are kept, at most ~50 MB.
 
     They are kept as decoded and converted when asked for: some steps look at few frames of each block.
     """
