@@ -9,17 +9,14 @@ from torch import Tensor
 
 from instag import losses
 from instag.camera import Camera
-from instag.config import TrainingConfig
 from instag.data.frame import FrameBatch
 from instag.data.layout import Label
 from instag.data.sampling import Curriculum, face_curriculum, mouth_curriculum
 from instag.fields.structure import GaussianField
-from instag.head import HeadRender, Key, Mode, TalkingHead
+from instag.head import HeadRender, Key, Mode
 from instag.losses_pixels import Compared, PixelRules, compare
-from instag.metrics.lpips import LPIPS
 from instag.render.gaussians import BranchRender
-from instag.training.optimizers import GroupedOptimizer
-from instag.training.stage import BranchStage, Choice, Subject
+from instag.training.stage import BranchStage, Choice
 from instag.training.targets import face_rules, is_key_colored, mouth_rules, pair_only
 
 HAIR_CYCLE = 7  # hair takes part in one of so many steps
@@ -33,17 +30,7 @@ HOOK_RANKS = (10, 50)  # the mouth's hook draws its rank anew in every step
 class FaceStage(BranchStage):
     """Everything of the head except the inside of the mouth."""
 
-    def __init__(
-        self,
-        head: TalkingHead,
-        subject: Subject,
-        training: TrainingConfig,
-        perceptual: LPIPS | None,
-        name: str = "face",
-        fields: GroupedOptimizer | None = None,
-    ):
-        self.perceptual = perceptual
-        super().__init__(name, head, head.face, subject, training.face, training, fields)
+    kind = "face"
 
     def curriculum(self) -> Curriculum:
         """From closed to open lips, then from open to closed eyes."""
@@ -65,7 +52,7 @@ class FaceStage(BranchStage):
             ignore_hair=self.ignores_hair(step),
             prior=prior,
             depth=prior and step % interval > pause,
-            patch=self.draw_patch(self.perceptual, step),
+            patch=self.draw_patch(step),
         )
 
     def mode(self, choice: Choice) -> Mode:
@@ -133,18 +120,7 @@ class FaceStage(BranchStage):
 class MouthStage(BranchStage):
     """Teeth, tongue and oral cavity, hooked to the trained face."""
 
-    def __init__(
-        self,
-        head: TalkingHead,
-        subject: Subject,
-        training: TrainingConfig,
-        perceptual: LPIPS | None,
-        name: str = "mouth",
-        fields: GroupedOptimizer | None = None,
-    ):
-        self.perceptual = perceptual
-        assert head.mouth is not None
-        super().__init__(name, head, head.mouth, subject, training.mouth, training, fields)
+    kind = "mouth"
 
     def curriculum(self) -> Curriculum:
         """From wide-open mouths down to nearly closed ones."""
@@ -162,7 +138,7 @@ class MouthStage(BranchStage):
 
     def choose(self, step: int) -> Choice:
         """At the end only colours learn, and perceptual patches may join."""
-        return replace(super().choose(step), frozen=self.frozen(step), patch=self.draw_patch(self.perceptual, step))
+        return replace(super().choose(step), frozen=self.frozen(step), patch=self.draw_patch(step))
 
     def key(self, choice: Choice) -> Key:
         """Colour behind the mouth."""

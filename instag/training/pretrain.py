@@ -47,27 +47,46 @@ SHARED_STRUCTURE = ("branch.structure.", "gaussians.", "density.")  # ... and wh
 Rivals = Callable[[], Sequence[nn.Module]]  # personalised fields of the other videos, for the contrast
 
 
-class PretrainFace(FaceStage):
-    """The face of one video."""
+class OneVideo(BranchStage):
+    """What face and mouth of one video share; stands before `FaceStage` or `MouthStage` among the bases."""
 
     def __init__(
         self, head: TalkingHead, subject: Subject, training: TrainingConfig, pretrain: PretrainConfig, number: int,
         fields: GroupedOptimizer, rivals: Rivals,
     ):  # fmt: skip
         self.pretrain, self.rivals, self.number = pretrain, rivals, number
-        training = replace(training, face=pretrain.face, long=True)
-        super().__init__(head, subject, training, None, f"face{number}", fields)
+        own: dict[str, Any] = {self.kind: getattr(pretrain, self.kind)}
+        super().__init__(head, subject, replace(training, long=True, **own), None, f"{self.kind}{number}", fields)
+
+    def choose(self, step: int) -> Choice:
+        """The bare structure during the warm-up, then U + D_i."""
+        moving = step > self.config.static_steps
+        return replace(super().choose(step), part=self.number, moving=moving, shared=self.pretrain.shared_structure)
+
+    def contrast_term(
+        self, personal: Deformation | None, frames: FrameBatch, *driver: Tensor, which: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Negative contrast of this video's motion with (of them: `which`) the other videos' at the same points."""
+        weight, rivals = self.pretrain.contrast, self.rivals()
+        if personal is None or not rivals or weight == 0:
+            return {}
+        means = self.branch.structure.means.detach()
+        others = rivals_d_mean(rivals, means, frames.condition.audio, *driver, which=which)
+        return {"contrast": weight * contrast(personal.d_mean, others)}
+
+    def field_factor(self, step: int) -> float:
+        """0.5^(i/S), late 0.1^(i/total)."""
+        return pretraining_factor(step, self.steps, self.pretrain.late_steps)
+
+
+class PretrainFace(OneVideo, FaceStage):
+    """The face of one video."""
 
     def curriculum(self) -> Curriculum:
         """The narrower windows of pre-training."""
         config, statistics = self.config, self.subject.dataset.statistics_of(self.subject.indices)
         steps = self.steps - self.pretrain.late_steps
         return face_curriculum(statistics, steps, config.warmup, config.curriculum_interval, PRETRAINING_WINDOWS)
-
-    def choose(self, step: int) -> Choice:
-        """The bare structure during the warm-up, then U + D_i."""
-        moving = step > self.config.static_steps
-        return replace(super().choose(step), part=self.number, moving=moving, shared=self.pretrain.shared_structure)
 
     def mode(self, choice: Choice) -> Mode:
         """The face alone on the green key, with attention maps where it moves."""
@@ -87,23 +106,14 @@ class PretrainFace(FaceStage):
         if personal is not None:
             sizes = (personal.d_mean, personal.d_rotation, personal.d_opacity, personal.d_scale)
             terms["motion_personal"] = losses.magnitude(*sizes, weight=self.config.losses.motion)
-        return terms | contrast_term(self, personal, frames, frames.condition.expression)
-
-    def field_factor(self, step: int) -> float:
-        """0.5^(i/S), late 0.1^(i/total)."""
-        return pretraining_factor(step, self.steps, self.pretrain.late_steps)
+        return terms | self.contrast_term(personal, frames, frames.condition.expression)
 
 
-class PretrainMouth(MouthStage):
+class PretrainMouth(OneVideo, MouthStage):
     """The mouth of one video."""
 
-    def __init__(
-        self, head: TalkingHead, subject: Subject, training: TrainingConfig, pretrain: PretrainConfig, number: int,
-        fields: GroupedOptimizer, rivals: Rivals,
-    ):  # fmt: skip
-        self.pretrain, self.rivals, self.number = pretrain, rivals, number
-        training = replace(training, mouth=pretrain.mouth, long=True)
-        super().__init__(head, subject, training, None, f"mouth{number}", fields)
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
         self.rival = torch.zeros(1, dtype=torch.int64, device=self.device)  # drawn for a step; captured steps read it
 
     def curriculum(self) -> Curriculum:
@@ -117,12 +127,11 @@ class PretrainMouth(MouthStage):
         return HOOK_RANK
 
     def choose(self, step: int) -> Choice:
-        """The bare structure during the warm-up, then U + D_i, contrasted with one other video at random."""
-        moving = step > self.config.static_steps
-        if moving and (rivals := self.rivals()):
+        """What moves is contrasted with one other video at random."""
+        choice = replace(super().choose(step), frozen=False)
+        if choice.moving and (rivals := self.rivals()):
             self.rival.fill_(int(self.generator.integers(len(rivals))))
-        shared = self.pretrain.shared_structure
-        return replace(super().choose(step), part=self.number, moving=moving, frozen=False, shared=shared)
+        return choice
 
     def mode(self, choice: Choice) -> Mode:
         """The mouth alone on the green key."""
@@ -139,31 +148,11 @@ class PretrainMouth(MouthStage):
         if motion.personal is not None:
             sizes += [motion.personal.d_mean, motion.personal.d_rotation]
         terms["motion"] = losses.magnitude(*sizes, weight=self.config.losses.motion)
-        return terms | contrast_term(self, motion.personal, frames, which=self.rival)  # the face: with all
-
-    def field_factor(self, step: int) -> float:
-        """0.5^(i/S), late 0.1^(i/total)."""
-        return pretraining_factor(step, self.steps, self.pretrain.late_steps)
+        return terms | self.contrast_term(motion.personal, frames, which=self.rival)  # the face: with all
 
     def removal(self, structure: GaussianField, camera: Camera, step: int) -> Tensor:
         """Key-coloured Gaussians."""
         return is_key_colored(structure.colors(camera.centers[0]), *MOUTH_KEY)
-
-
-def contrast_term(
-    part: PretrainFace | PretrainMouth,
-    personal: Deformation | None,
-    frames: FrameBatch,
-    *driver: Tensor,
-    which: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Negative contrast of this video's motion with (of them: `which`) the other videos' at the same points."""
-    weight, rivals = part.pretrain.contrast, part.rivals()
-    if personal is None or not rivals or weight == 0:
-        return {}
-    means = part.branch.structure.means.detach()
-    others = rivals_d_mean(rivals, means, frames.condition.audio, *driver, which=which)
-    return {"contrast": weight * contrast(personal.d_mean, others)}
 
 
 class PretrainStage:

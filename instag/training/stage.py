@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from instag.data.sampling import Curriculum, FrameSampler
 from instag.fields.hook import HOOK_RANK
 from instag.fields.structure import GaussianField
 from instag.head import Branch, HeadRender, Mode, TalkingHead
+from instag.metrics.lpips import LPIPS
 from instag.schedule import adaptation_factor, position_rate
 from instag.training.density import DensityControl, Removal, Statistics
 from instag.training.optimizers import STRUCTURE_GROUPS, GroupedOptimizer, step_all
@@ -131,38 +132,39 @@ class StepInputs:
 class BranchStage:
     """Training of one branch on one subject: the base of the face and the mouth stage.
 
-    Subclasses say what is drawn (`curriculum`, `mode`), what is minimised (`losses`), which rates hold (`rates`) and
-    which Gaussians never belong (`removal`).
+    Subclasses say which branch learns (`kind`), what is drawn (`curriculum`, `mode`), what is minimised (`losses`),
+    which rates hold (`rates`) and which Gaussians never belong (`removal`).
 
     Args:
-        name: of the stage.
         head: trained in place, on the training device.
-        branch: the head's branch that learns.
         subject: frames to learn from.
-        config: of the stage.
-        training: of the whole run.
+        training: of the whole run; the stage's own settings are those of its `kind`.
+        perceptual: network of the perceptual terms, where its weights are installed.
+        name: of the stage; by default its `kind`.
         fields: optimiser of the motion field, where several subjects share one; else the stage makes its own.
     """
 
     def __init__(
         self,
-        name: str,
         head: TalkingHead,
-        branch: Branch,
         subject: Subject,
-        config: StageConfig,
         training: TrainingConfig,
+        perceptual: LPIPS | None,
+        name: str | None = None,
         fields: GroupedOptimizer | None = None,
     ):
-        self.name = name
+        branch: Branch = getattr(head, self.kind)
+        config: StageConfig = getattr(training, self.kind)
+        self.name = name or self.kind
         self.steps = config.iterations
         self.head = head
         self.branch = branch
         self.subject = subject
         self.config = config
         self.training = training
+        self.perceptual = perceptual
         self.device = branch.structure.means.device
-        seed = [training.seed, *name.encode()]
+        seed = [training.seed, *self.name.encode()]
         self.generator = np.random.default_rng(seed)
         self.noise = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         self.sampler = FrameSampler(subject.indices, self.curriculum(), self.generator)
@@ -177,6 +179,7 @@ class BranchStage:
         branch.requires_grad_(True)
 
     # --- what a stage must say ----------------------------------------------------------------------------------
+    kind: Literal["face", "mouth"]
     removal: Removal
 
     def curriculum(self) -> Curriculum | None:
@@ -191,9 +194,9 @@ class BranchStage:
             counted=self.density is not None and self.density.counts(step),
         )
 
-    def draw_patch(self, perceptual: nn.Module | None, step: int) -> int | None:
+    def draw_patch(self, step: int) -> int | None:
         """Side of the perceptual term's patches; None where the term does not act."""
-        if perceptual is None or step <= self.steps - self.config.lpips_last:
+        if self.perceptual is None or step <= self.steps - self.config.lpips_last:
             return None
         return draw_patch_size(self.config, step, self.subject.dataset.size, self.training.seed)
 
