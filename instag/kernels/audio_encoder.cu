@@ -7,11 +7,10 @@
 
 #define THREADS 1024
 #define WARPS (THREADS / 32)
-#define GRADIENT_THREADS 256
+#define BACKWARD_THREADS 256
 #define FRAMES 8  // of a window
 #define SLOPE 0.02f
 #define FEATURES 32
-#define PARTIAL 4096  // floats of a layer's sums that wait to be added
 
 struct Layer {
     int inputs, in_steps, outputs, out_steps, taps, stride;
@@ -110,48 +109,37 @@ __device__ void forward(Table table, const float* in, float* out, bool activate)
 }
 
 // d_in [in_steps, inputs] from d_out [out_steps, outputs], times the activation's slope where `activated` (the layer's
-// input) is given. A lane per input channel; the warps share the outputs, and what they found is added in order.
+// input) is given. Threads of one input lie BACKWARD_THREADS / GROUPS apart, so that neighbours read neighbouring weights.
 template <int I>
 __device__ void backward(Table table, const float* d_out, const float* activated, float* d_in, float* partial) {
     constexpr Layer L = layer(I);
-    constexpr int COLUMNS = (L.inputs + 31) / 32, ROOM = PARTIAL / L.in_size();
-    constexpr int WANTED = WARPS / COLUMNS < ROOM ? WARPS / COLUMNS : ROOM;
-    constexpr int GROUPS = WANTED < L.outputs ? WANTED : L.outputs;
+    constexpr int WANTED = BACKWARD_THREADS / L.in_size(), GROUPS = WANTED < 1 ? 1 : WANTED < L.outputs ? WANTED : L.outputs;
+    constexpr int COLUMNS = BACKWARD_THREADS / GROUPS;
     const float* __restrict__ weight = table[2 * I];
-    int group = threadIdx.x / 32 / COLUMNS, c = threadIdx.x / 32 % COLUMNS * 32 + threadIdx.x % 32;
-    if (group < GROUPS && c < L.inputs) {
-        float sums[L.in_steps] = {};
-#pragma unroll 4
-        for (int i = 0; i < (L.outputs + GROUPS - 1) / GROUPS; i++) {
-            bool live = group + i * GROUPS < L.outputs;
-            int o = live ? group + i * GROUPS : 0;
-            float taps[L.taps];
-#pragma unroll
-            for (int k = 0; k < L.taps; k++) taps[k] = live ? weight[(o * L.inputs + c) * L.taps + k] : 0.0f;
-#pragma unroll
-            for (int from = 0; from < L.out_steps; from++) {
-                float d = d_out[from * L.outputs + o];
-#pragma unroll
-                for (int k = 0; k < L.taps; k++) {
-                    int t = from * L.stride + k - L.taps / 2;
-                    if (t >= 0 && t < L.in_steps) sums[t] += taps[k] * d;
-                }
-            }
-        }
-#pragma unroll
-        for (int t = 0; t < L.in_steps; t++) partial[(group * L.in_steps + t) * L.inputs + c] = sums[t];
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < L.in_size(); i += THREADS) {
+    int group = threadIdx.x / COLUMNS, column = threadIdx.x % COLUMNS;
+    for (int first = 0; first < L.in_size(); first += COLUMNS) {
+        int index = first + column, t = index / L.inputs, c = index % L.inputs;
         float sum = 0.0f;
+        if (group < GROUPS && index < L.in_size())
+#pragma unroll 4
+            for (int o = group; o < L.outputs; o += GROUPS)
 #pragma unroll
-        for (int g = 0; g < GROUPS; g++) sum += partial[g * L.in_size() + i];
-        d_in[i] = activated ? sum * slope_at(activated[i]) : sum;
+                for (int tap = 0; tap < L.taps; tap++) {
+                    int from = t - tap + L.taps / 2;
+                    if (from < 0 || from % L.stride || from / L.stride >= L.out_steps) continue;
+                    sum += weight[(o * L.inputs + c) * L.taps + tap] * d_out[from / L.stride * L.outputs + o];
+                }
+        partial[threadIdx.x] = sum;
+        __syncthreads();
+        if (group == 0 && index < L.in_size()) {
+            for (int g = 1; g < GROUPS; g++) sum += partial[g * COLUMNS + column];
+            d_in[index] = activated ? sum * slope_at(activated[index]) : sum;
+        }
+        __syncthreads();
     }
-    __syncthreads();
 }
 
-// Ask for every weight at once, a warp per layer: a step's other work has driven them out of the L2 cache, and layer
+// Ask for every weight at once, a warp a layer: a step's other work has driven them out of the L2 cache, and layer
 // after layer would wait for DRAM. The frames' blocks share the lines.
 __device__ __forceinline__ void prefetch(Table table) {
 #ifndef EMULATED
@@ -159,7 +147,7 @@ __device__ __forceinline__ void prefetch(Table table) {
     int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < LAYERS; i++) {
-        if (threadIdx.x / 32 != i) continue;
+        if (threadIdx.x / 32 != i % (blockDim.x / 32)) continue;
         const char* weight = (const char*)table[2 * i];
         for (int at = LINE * (32 * blockIdx.x + lane); at < 4 * layer(i).weights(); at += LINE * 32 * gridDim.x)
             asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + at));
@@ -169,7 +157,7 @@ __device__ __forceinline__ void prefetch(Table table) {
 }
 
 __device__ void copy(const float* __restrict__ from, float* to, int count) {
-    for (int i = threadIdx.x; i < count; i += THREADS) to[i] = from[i];
+    for (int i = threadIdx.x; i < count; i += blockDim.x) to[i] = from[i];
 }
 
 // Grid (frames of all windows, encoders). tables [encoders, 2 LAYERS]; window [frames, WIDTH, STEPS];
@@ -227,11 +215,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // Grid (frames of all windows). d_audio [windows, 32]. Slopes towards every layer's sums: of the frame's network in
 // d_kept [frames, FRAME_FLOATS], of the attention in d_attention [windows, WINDOW_FLOATS].
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS)
     audio_backward(const float* const* __restrict__ table, const float* __restrict__ kept,
                    const float* __restrict__ attention, const float* __restrict__ d_audio, float* __restrict__ d_kept,
                    float* __restrict__ d_attention) {
-    __shared__ float row[WINDOW_FLOATS], d_row[WINDOW_FLOATS], out[FRAME_FLOATS], d_out[FRAME_FLOATS], partial[PARTIAL];
+    __shared__ float row[WINDOW_FLOATS], d_row[WINDOW_FLOATS], out[FRAME_FLOATS], d_out[FRAME_FLOATS], partial[BACKWARD_THREADS];
     __shared__ float d_weights[FRAMES];
     int window = blockIdx.x / FRAMES, frame = blockIdx.x % FRAMES;
     prefetch(table);
@@ -312,11 +300,11 @@ __device__ float parameter_gradient(int index, int rows, const float* __restrict
     }
 
 // A thread per parameter. d_parameters [PARAMETERS], in the encoder's order.
-extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS)
+extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS)
     audio_gradients(int windows, const float* __restrict__ window, const float* __restrict__ kept,
                     const float* __restrict__ attention, const float* __restrict__ d_kept,
                     const float* __restrict__ d_attention, float* __restrict__ d_parameters) {
-    int index = blockIdx.x * GRADIENT_THREADS + threadIdx.x;
+    int index = blockIdx.x * BACKWARD_THREADS + threadIdx.x;
     if (index >= PARAMETERS) return;
     if (index < parameter_offset(1)) {
         d_parameters[index] =

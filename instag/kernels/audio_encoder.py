@@ -14,7 +14,7 @@ from instag.kernels import modules
 
 FILE = "audio_encoder.cu"
 KERNELS = ("audio_frames", "audio_attention", "audio_backward", "audio_gradients")
-THREADS, GRADIENT_THREADS = 1024, 256
+THREADS, BACKWARD_THREADS = 1024, 256
 FRAMES, FEATURES = 8, 32  # of a window; of an encoded one
 LONGEST = 16  # steps of a frame: four halvings leave one
 LARGEST = 4096  # features of a frame that a block keeps in shared memory
@@ -64,11 +64,11 @@ class _AudioEncoder(torch.autograd.Function):
         module = _module(window, parameters)
         table = _addresses([parameters])
         module.launch(
-            "audio_backward", (FRAMES * windows,), THREADS,
+            "audio_backward", (FRAMES * windows,), BACKWARD_THREADS,
             table, kept, attention, d_audio.contiguous(), d_kept, d_attention,
         )  # fmt: skip
         module.launch(
-            "audio_gradients", (loader.sizes_in_blocks(sum(sizes), GRADIENT_THREADS),), GRADIENT_THREADS,
+            "audio_gradients", (loader.sizes_in_blocks(sum(sizes), BACKWARD_THREADS),), BACKWARD_THREADS,
             windows, window, kept, attention, d_kept, d_attention, d_parameters,
         )  # fmt: skip
         pieces = d_parameters.split(sizes)

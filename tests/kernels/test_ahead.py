@@ -83,7 +83,12 @@ def test_older_gpus_have_no_heads_to_compile(pretraining, monkeypatch):
 @pytest.mark.skipif(reason_missing() is not None, reason=f"needs a GPU: {reason_missing()}")
 def test_a_run_loads_nothing_else(made_subject, tmp_path, monkeypatch):
     few = [f"training.{stage}.iterations=6" for stage in ("face", "mouth", "fuse")]
-    few += ["training.face.align_from=1", "training.face.prior_from=2", "training.face.depth_pause=[3000,0]"]
+    few += [
+        "training.face.align_from=1",
+        "training.mouth.align_from=1",
+        "training.face.prior_from=2",
+        "training.face.depth_pause=[3000,0]",
+    ]
     monkeypatch.setattr(loader, "_modules", {})
     adapt_subject(made_subject, tmp_path / "run", "adapt", few, "cuda", universal="none", progress=False)
     listed = ahead.sources(load_config("adapt").model, torch.device("cuda", 0))
