@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -165,12 +166,18 @@ def step_by_step(subject: Path, device: str, options: list[str]) -> dict:
 
 
 def agreement(subject: Path, device: str = "cuda", options: Sequence[str] = ()) -> dict:
-    """All comparisons; see the top."""
-    return {
-        "step by step": step_by_step(subject, device, list(options)),
-        "whole runs": whole_runs(subject, device, list(options)),
-        f"whole runs, Adam's eps {QUIET_EPS:g}": whole_runs(subject, device, list(options), QUIET_EPS),
+    """All comparisons, see the top; each is shown when it is done, as the next may take long on a busy host."""
+    arguments = (subject, device, list(options))
+    parts: dict[str, Callable[[], dict]] = {
+        "step by step": lambda: step_by_step(*arguments),
+        f"whole runs, Adam's eps {QUIET_EPS:g}": lambda: whole_runs(*arguments, QUIET_EPS),
+        "whole runs": lambda: whole_runs(*arguments),
     }
+    result = {}
+    for name, part in parts.items():
+        result[name] = part()
+        print(json.dumps({name: result[name]}), file=sys.stderr, flush=True)
+    return result
 
 
 def rows(result: dict) -> dict[str, dict]:
