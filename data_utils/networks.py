@@ -1,7 +1,8 @@
 """Networks that the user supplies as files: face parsing (ONNX or TorchScript), depth and normals (TorchScript).
 
-None is shipped: their licences are the user's matter (`scripts/prepare.sh --list`). A parsing network comes with a
-table from its classes to ours: a ready one by the number of its classes, or `<stem>.labels.json` beside the file.
+A TorchScript file is a program: load those you trust. None is shipped: their licences are the user's matter
+(`scripts/prepare.sh --list`). A parsing network comes with a table from its classes to ours: a ready one by the number
+of its classes, or `<stem>.labels.json` beside the file.
 """
 
 from __future__ import annotations

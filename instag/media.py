@@ -130,7 +130,7 @@ class VideoWriter:
         """A picture, uint8 [H, W, 3] RGB, as `write_planes` takes it; safe on any thread."""
         if frame.shape != (self.height, self.width, 3) or frame.dtype != np.uint8:
             expected = f"uint8 [{self.height}, {self.width}, 3]"
-            raise DataError(f"{self.path}: frame {self.frames} is {frame.dtype} {list(frame.shape)}, not {expected}")
+            raise DataError(f"{self.path}: a frame is {frame.dtype} {list(frame.shape)}, not {expected}")
         return to_planes(frame) if self._pixel_format == "yuv444p" else cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
 
     def write_planes(self, planes: np.ndarray) -> None:
