@@ -7,6 +7,7 @@ meet in the first layer of the last network (`MLP.gated`, `MLP.conditioned`).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from instag import kernels
 from instag.fields.audio import AUDIO_FEATURES, AudioEncoder
 from instag.fields.encoding import MLP, REFERENCE_FACE, REFERENCE_MOUTH, GridRange, TriPlaneEncoding
+from instag.kernels.beside import beside
 
 EXPRESSION = 6  # action units of e; the first five pass a small network, the last (blink) enters as it is
 HOOK = 3  # phi = {max, min, max - min}
@@ -106,8 +108,8 @@ class FaceMotionField(nn.Module):
 
     def forward(self, x: Tensor, audio_window: Tensor, expression: Tensor) -> Deformation:
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W] and expression [B, 6] (0..5, blink 0..2)."""
-        points = self.encoding(x)  # [N, 36]
-        audio = self.audio(audio_window)  # [B, 32]
+        heard = beside(partial(self.audio, audio_window), audio_window)
+        points, audio = self.encoding(x), heard()  # [N, 36], [B, 32]
         fused = self._fused(points, audio, expression)
         if fused is not None:
             return fused
@@ -138,7 +140,7 @@ class FaceMotionField(nn.Module):
         networks = (self.audio_weights, self.eye_weights, self.decoder, self.expression)
         weights = motion_head.HeadWeights(*layer_weights(*networks))
         out = motion_head.motion_head_cuda(points, audio, expression, weights)
-        maps = [length[:, None].expand(len(audio), -1, -1) for length in (out.audio_length, out.eye_length)]
+        maps = [length[None, :, None].expand(len(audio), -1, -1) for length in (out.audio_length, out.eye_length)]
         return Deformation(out.d_mean, out.d_rotation, out.d_opacity, out.d_scale, *maps)
 
 
@@ -155,8 +157,8 @@ class MouthMotionField(nn.Module):
 
     def forward(self, x: Tensor, audio_window: Tensor, phi: Tensor) -> Deformation:
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W] and phi [B, 3] (`hook.hook_displacement`)."""
-        points = self.encoding(x)  # [N, 36]
-        audio = self.audio(audio_window)  # [B, 32]
+        heard = beside(partial(self.audio, audio_window), audio_window)
+        points, audio = self.encoding(x), heard()  # [N, 36], [B, 32]
         fused = self._fused(points, audio, phi)
         if fused is not None:
             return fused

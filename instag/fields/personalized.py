@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ from instag.fields.motion import (
     attention_map,
     layer_weights,
 )
+from instag.kernels.beside import beside
 
 
 class PersonalizedFaceField(FaceMotionField):
@@ -35,8 +38,8 @@ class PersonalizedMouthField(nn.Module):
 
     def forward(self, x: Tensor, audio_window: Tensor) -> Deformation:
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W], equally free in x, y and z."""
-        points = self.encoding(x)  # [N, 36]
-        audio = self.audio(audio_window)  # [B, 32]
+        heard = beside(partial(self.audio, audio_window), audio_window)
+        points, audio = self.encoding(x), heard()  # [N, 36], [B, 32]
         fused = self._fused(points, audio)
         if fused is not None:
             return fused
@@ -63,7 +66,7 @@ class PersonalizedMouthField(nn.Module):
         weights = motion_head.OwnMouthWeights(*layer_weights(self.audio_weights, self.decoder))
         out = motion_head.own_mouth_head_cuda(points, audio, weights)
         assert out.audio_length is not None
-        attention = out.audio_length[:, None].expand(len(audio), -1, -1)
+        attention = out.audio_length[None, :, None].expand(len(audio), -1, -1)
         return Deformation(out.d_mean, out.d_rotation, audio_attention=attention, mean_only=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from instag import kernels, losses
 from instag.fields.motion import layer_weights
 from instag.fields.personalized import PersonalizedFaceField, PersonalizedMouthField
+from instag.kernels.beside import beside
 
 Field = PersonalizedFaceField | PersonalizedMouthField
 
@@ -56,9 +57,10 @@ def rivals_d_mean(
     heads = _addresses(tuple(motion_head.pointers(weights) for weights in networks), x.device)
     if which is not None:
         tables, heads = tables[which], heads[which]
+    encoders, reads = [field.audio for field in fields], [window] if which is None else [window, which]
+    heard = beside(partial(audio_encoder.audio_encoder_many_cuda, encoders, *reads), *reads)  # [k, B, 32]
     features = encode_many_cuda(x.contiguous(), tables, first.encoding.layout, first.encoding.bound)
-    audio = audio_encoder.audio_encoder_many_cuda([field.audio for field in fields], window, which)  # [k, B, 32]
-    return motion_head.many_heads_d_mean(head, features, audio, driver[0] if driver else None, heads)
+    return motion_head.many_heads_d_mean(head, features, heard(), driver[0] if driver else None, heads)
 
 
 def contrast(d_mean: Tensor, others: Tensor) -> Tensor:
