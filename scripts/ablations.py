@@ -69,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--pretrain-steps", type=int, default=None, help="iterations of each branch (default: 30,000 a video)"
     )
+    how.add_argument(
+        "--universal", default=None, metavar="shipped|FILE", help="ready fields, for rows of the full pre-training"
+    )
     how.add_argument("--size", type=int, default=None, help="px of adaptation (default: as stored)")
     how.add_argument("--pretrain-size", type=int, default=None, help="px of pre-training (default: as stored)")
     how.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting; may be repeated")
@@ -130,6 +133,7 @@ def run(flags: argparse.Namespace, start: float) -> None:
         preset=flags.preset,
         pretrain_preset=flags.pretrain_preset,
         pretrain_steps=flags.pretrain_steps,
+        universal=flags.universal,
         size=flags.size,
         pretrain_size=flags.pretrain_size,
         assignments=tuple(flags.set),

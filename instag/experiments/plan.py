@@ -22,6 +22,7 @@ from instag.experiments.paper import TABLES
 from instag.experiments.pool import Job
 from instag.experiments.rows import MEMORY_ROWS, MEMORY_STEPS, ROWS, adaptation, pretraining
 from instag.files import write_text
+from instag.universal import find_universal
 
 logger = logging.getLogger(__name__)
 PRETRAIN, ADAPT = "pretrain", "rows"  # folders below the output
@@ -40,6 +41,7 @@ class Options:
         seeds: of everything random.
         preset, pretrain_preset: configurations.
         pretrain_steps: iterations of each branch; None: as published, 30,000 a video.
+        universal: fields that rows of the full pre-training start from instead: "shipped" or a file; None: made here.
         size, pretrain_size: px, None: as stored.
         assignments: `section.name=value`.
     """
@@ -53,6 +55,7 @@ class Options:
     preset: str = "adapt_fast"
     pretrain_preset: str = "pretrain"
     pretrain_steps: int | None = None
+    universal: str | None = None
     size: int | None = None
     pretrain_size: int | None = None
     assignments: tuple[str, ...] = ()
@@ -138,6 +141,8 @@ def _pretrain_job(options: Options, kind: str, name: str, config: Config, ids: S
 
 def _adaptations(options: Options) -> Iterator[Job]:
     base = load_config(options.preset, [*options.assignments, *_size(options.size)])
+    if options.universal is not None and find_universal(options.universal, base.model.extractor) is None:
+        raise InstagError(f"--universal {options.universal}: holds no fields for {base.model.extractor}; leave it out")
     for seed in options.seeds:  # all rows of a seed before the next seed: a run that is cut short compares all rows
         for name, seconds in options.rows:
             if name in MEMORY_ROWS or not _have_features(options, ROWS[name].variant or ""):
@@ -155,6 +160,11 @@ def _adapt_job(
     length = "all" if seconds is None else f"{seconds:g}s"
     folder = options.output / ADAPT / f"{subject}-{name}-{length}-s{seed}"
     start = None if row.variant is None else f"{row.variant}-s{seed}"
+    universal = "none" if start is None else str(options.output / PRETRAIN / start / UNIVERSAL)
+    needs = () if start is None else (f"{PRETRAIN}/{start}",)
+    if row.variant == "full" and options.universal is not None:
+        start = universal = options.universal
+        needs = ()
     take, other = (find_subjects(options.corpus, [who])[0] for who in (subject, test))
     recipe = {
         "row": name, "subject": subject, "test": test, "seconds": seconds, "seed": seed, "preset": options.preset,
@@ -165,12 +175,11 @@ def _adapt_job(
         "folder": str(folder),
         "subject": str(take),
         "test": str(other),
-        "universal": "none" if start is None else str(options.output / PRETRAIN / start / UNIVERSAL),
+        "universal": universal,
         "profile": seed == options.seeds[0],
         "recipe": recipe,
     }
     write_config(folder / CONFIG, config)
-    needs = () if start is None else (f"{PRETRAIN}/{start}",)
     return Job(f"{ADAPT}/{folder.name}", f"adapt {length}", payload, needs)
 
 

@@ -1,6 +1,7 @@
 """The ablations: rows, jobs, their pool, packing, the report, and the measure of shared motion and style."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,18 @@ def test_rows_share_a_pretraining_and_are_not_made_twice(options):
     path.write_text(json.dumps({"recipe": {**jobs[2].payload["recipe"], "seconds": 2.0}}))
     with pytest.raises(InstagError, match="was made with other settings"):
         plan(options)
+
+
+def test_ready_fields_replace_the_full_pretraining_alone(options):
+    rows = rows_of([], ["full", "scratch", "no_hook"], [1.0])
+    jobs = plan(replace(options, rows=rows, universal="shipped"))
+    assert [job.name for job in jobs if job.kind == "pretrain"] == ["pretrain/no_hook-s0"]
+    full, scratch, no_hook = jobs[1:]
+    assert full.payload["universal"] == full.payload["recipe"]["pretrained"] == "shipped" and full.needs == ()
+    assert scratch.payload["universal"] == "none" and no_hook.payload["universal"].endswith("universal.safetensors")
+    assert no_hook.needs == ("pretrain/no_hook-s0",)
+    with pytest.raises(InstagError, match="--universal none: holds no fields"):
+        plan(replace(options, universal="none"))
 
 
 def test_another_take_is_tested_whole_and_the_first_is_trained_whole():
