@@ -100,7 +100,8 @@ class FaceBranch(Branch):
         points, alignment = self._align(aligned)
         universal = self.motion(points, audio, expression)
         if alignment is not None:
-            universal = replace(universal, d_mean=universal.d_mean * alignment.scale)
+            scale = alignment.scale[None]  # [1, N, 3]: its gradient is no sum where there is one frame
+            universal = replace(universal, d_mean=universal.d_mean * scale)
         personal = self.personal and self.personal(self.structure.means, audio, expression)
         return _sum(universal, personal, alignment)
 

@@ -38,6 +38,7 @@ class _Composite(torch.autograd.Function):
         )  # fmt: skip
         ctx.save_for_backward(*others)
         ctx.mark_non_differentiable(target)
+        ctx.set_materialize_grads(False)  # no zeros for the target
         return image, target
 
     @staticmethod

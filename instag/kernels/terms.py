@@ -68,6 +68,7 @@ class _Total(torch.autograd.Function):
         _module(totals).launch("sum_terms", (1,), THREADS, len(terms), *_padded(terms, MOST_TERMS), totals)
         loss, values = totals[0], totals[1:]
         ctx.mark_non_differentiable(values)
+        ctx.set_materialize_grads(False)  # no zeros for the values
         return loss, values
 
     @staticmethod
