@@ -82,6 +82,9 @@ class LossConfig:
     """Perceptual term on patches, in the last steps of a stage, where its weights are installed."""
     lpips_lips: float = 0.01
     """The same on the lip rectangle alone; long mode, face."""
+    matte: float = 0.0
+    """Weight of wrong alpha where a branch is compared over the frame itself instead of a key colour, which its colours
+    learn at their rims; 0: on the key, as published."""
     lips: float = 0.0
     """L1 in the lip rectangle besides, as a mean over the whole frame; face, not in the published loss."""
 
@@ -112,6 +115,9 @@ class StageConfig:
     """The motion field's rates fall by this factor over the stage, after the warm-up."""
     curriculum_interval: int = 10
     """Every so many steps the drawn frame must fit the curriculum (mouth: 5 few-shot, 7 long)."""
+    even_lips: int | None = None
+    """After the warm-up, in every so many steps the frame is drawn for its lip height, all heights alike often (face);
+    None: as published, every frame alike."""
     hair_ignored: tuple[int, int] = (3000, 6500)
     """Between these steps hair is left out of six of seven steps (face)."""
     prior_from: int | None = 5000
@@ -220,6 +226,9 @@ class TrainingConfig:
     audio_noise: float = 0.0
     """Noise on what face and mouth hear, in units of the normalised features: standard deviation of what changes within
     a window and of what is the same all along it, each; 0: none, as published."""
+    fuse_own_pixels: bool = False
+    """In fuse the mouth's colours learn from the inside of the mouth and the face's from everything else; as published,
+    both learn from every pixel that they shine through to."""
     seed: int = 0
     """Of points, sampling and noise."""
     graph: bool = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from gaussian_rasterization import RasterOutput
 from torch import Tensor
 
@@ -53,6 +54,10 @@ class PixelRules:
         shown: where the target is the frame; it is the key colour elsewhere.
         painted: where the render is painted over with the key colour and gets no gradient.
         opaque: where alpha belongs; the other pixels should be clear.
+        matte: weight of wrong alpha in a comparison over the frame itself: the branch, drawn on black, lies over the
+            frame where it is shown, the frame stands elsewhere, and alpha should be 1 in the one part and 0 in the
+            other, painted pixels left out. 0: the comparison on the key colour.
+        matte_lips: how much more it weighs in the lip rectangle, as a share.
         alpha: weight of the coverage term; None: there is no term but the pair.
         attention: at most two.
         normal_region, normal: of the normal prior.
@@ -63,6 +68,8 @@ class PixelRules:
     painted: Region = 0
     opaque: Region = 0
     alpha: float | None = None
+    matte: float = 0.0
+    matte_lips: float = 0.0
     attention: tuple[AttentionRule, ...] = ()
     normal_region: Region = 0
     normal: float = 0.0
@@ -104,7 +111,7 @@ def compare(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: PixelRu
     """
     prior = frames.prior
     stored = prior is None or isinstance(prior, StoredPrior)
-    if rules.alpha is not None and stored and kernels.usable(image.color, key):
+    if rules.alpha is not None and not rules.matte and stored and kernels.usable(image.color, key):
         from instag.kernels.pixels import compare_cuda  # needs the `gpu` extra
 
         return compare_cuda(image, frames, key, rules)
@@ -114,9 +121,17 @@ def compare(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: PixelRu
 def compare_torch(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: PixelRules) -> Compared:
     """`compare` in torch: any device, float32 or float64."""
     bits = _bits(frames)  # once: every rule asks it
-    target = losses.paint(frames.image.to(image.color), _holds(~rules.shown, bits), key)
-    render = losses.paint(image.color, _holds(rules.painted, bits), key) if rules.painted else image.color
     terms: dict[str, Tensor] = {}
+    if rules.matte:
+        target = frames.image.to(image.color)
+        shown, painted = (_holds(which, bits) for which in (rules.shown & ~rules.painted, rules.painted))
+        render = torch.lerp(target, image.color + (1 - image.alpha) * target, shown.to(target))
+        wrong = torch.lerp(image.alpha, 1 - image.alpha, shown.to(target)) * ~painted
+        weight = 1 + rules.matte_lips * _holds(IN_LIPS, bits)
+        terms["matte"] = rules.matte * (wrong * weight).mean()
+    else:
+        target = losses.paint(frames.image.to(image.color), _holds(~rules.shown, bits), key)
+        render = losses.paint(image.color, _holds(rules.painted, bits), key) if rules.painted else image.color
     if rules.alpha is not None:
         terms["alpha"] = rules.alpha * losses.alpha_coverage(image.alpha, _holds(rules.opaque, bits))
     if rules.attention:

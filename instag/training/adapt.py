@@ -32,10 +32,16 @@ class FaceStage(BranchStage):
 
     kind = "face"
 
+    @property
+    def key(self) -> Key:
+        """Colour behind the face."""
+        return "black" if self.config.losses.matte else "green"
+
     def curriculum(self) -> Curriculum:
         """From closed to open lips, then from open to closed eyes."""
         config, statistics = self.config, self.subject.dataset.statistics_of(self.subject.indices)
-        return face_curriculum(statistics, self.steps, config.warmup, config.curriculum_interval)
+        interval, even = config.curriculum_interval, config.even_lips
+        return face_curriculum(statistics, self.steps, config.warmup, interval, even_lips=even)
 
     def ignores_hair(self, step: int) -> bool:
         """Whether hair is painted over in this step."""
@@ -56,8 +62,8 @@ class FaceStage(BranchStage):
         )
 
     def mode(self, choice: Choice) -> Mode:
-        """The face alone on the green key, with attention maps."""
-        return Mode(mouth=False, attention=True, aligned=choice.aligned, key="green")
+        """The face alone on its key, with attention maps."""
+        return Mode(mouth=False, attention=True, aligned=choice.aligned, key=self.key)
 
     def rules(self, choice: Choice) -> PixelRules:
         """What of a frame the face is compared with."""
@@ -66,15 +72,15 @@ class FaceStage(BranchStage):
 
     def photometric_term(self, face: BranchRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """The face against its target, and nothing else."""
-        pair = compare(face.image, frames, self.head.key("green"), pair_only(self.rules(choice)))
+        pair = compare(face.image, frames, self.head.key(self.key), pair_only(self.rules(choice)))
         return {"photometric": losses.photometric(pair.render, pair.target, self.config.losses.dssim)}
 
     def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """Photometric, alpha, attention, motion, then geometry prior and perceptual terms."""
         assert render.face is not None and render.face.motion is not None
         face, weights = render.face, self.config.losses
-        compared = compare(face.image, frames, self.head.key("green"), self.rules(choice))
-        if choice.patch is not None and not self.head.single_branch:
+        compared = compare(face.image, frames, self.head.key(self.key), self.rules(choice))
+        if choice.patch is not None and not self.head.single_branch and not weights.matte:
             inside = losses.closed(frames.mask(Label.MOUTH))  # METHOD.md section 6: in the perceptual term's steps
             compared = replace(compared, target=losses.paint(compared.target, inside, self.head.key("green")))
         total = face.motion.total
@@ -142,7 +148,7 @@ class MouthStage(BranchStage):
 
     def key(self, choice: Choice) -> Key:
         """Colour behind the mouth."""
-        return "black" if choice.frozen else "green"
+        return "black" if choice.frozen or self.config.losses.matte else "green"
 
     def mode(self, choice: Choice) -> Mode:
         """The mouth alone on its key."""

@@ -26,6 +26,8 @@ def face_rules(weights: LossConfig, ignore_hair: bool, prior: bool, depth: bool,
         painted=HAIR if ignore_hair else 0,
         opaque=HEAD_AND_HAIR | mouth,
         alpha=weights.alpha,
+        matte=weights.matte,
+        matte_lips=weights.lips,
         attention=attention,
         normal_region=HEAD_AND_HAIR,
         normal=weights.normal if prior else 0.0,
@@ -40,12 +42,12 @@ def mouth_rules(weights: LossConfig) -> PixelRules:
     Lips and skin inside the lip rectangle are ignored (painted over in the render); outside the rectangle the render
     must be the key colour.
     """
-    return PixelRules(shown=MOUTH, painted=IN_LIPS ^ MOUTH, opaque=IN_LIPS, alpha=weights.alpha)
+    return PixelRules(shown=MOUTH, painted=IN_LIPS ^ MOUTH, opaque=IN_LIPS, alpha=weights.alpha, matte=weights.matte)
 
 
 def pair_only(rules: PixelRules) -> PixelRules:
     """The same images to compare, without further terms."""
-    return PixelRules(rules.shown, rules.painted)
+    return PixelRules(rules.shown, rules.painted, matte=rules.matte, matte_lips=rules.matte_lips)
 
 
 def is_key_colored(color: Tensor, low: float, high: float) -> Tensor:
