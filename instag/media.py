@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +14,7 @@ from types import TracebackType
 import av
 import cv2
 import numpy as np
+from av.codec.context import Flags
 
 from instag.errors import DataError
 
@@ -28,8 +31,9 @@ DEFAULT_PRESET = "faster"
 # x264's macroblock tree reads memory that it never wrote at many widths below 256 px: the same pictures gave up to ten
 # different files. Without it a file is a fifth larger and 0.2 dB better (german20s, 512 px).
 X264_REPEATABLE = "mbtree=0"
-# x264 takes as many as the machine has cores, and fewer than 8 write other bytes (512 px); more are not faster.
-ENCODER_THREADS = 8
+# x264's own threads wait for one another at these sizes (550 frames/s on 64 cores), and their number changes the bytes.
+CHUNK = 50  # frames at least that an encoder of one thread makes; 25 take 1.5 % more bytes
+MOST_ENCODERS = 12  # side by side; each holds a chunk of pictures
 
 
 def _rgb_to_yuv() -> np.ndarray:
@@ -100,7 +104,7 @@ class VideoWriter:
         if pixel_format == "yuv420p" and (self.width % 2 or self.height % 2):
             raise DataError(f"{path}: {self.width}x{self.height} is odd, which yuv420p cannot hold; use an even size")
         self.fps = Fraction(fps).limit_denominator(1001)
-        self.frames = 0
+        self.frames = self._muxed = 0
         self._pixel_format = pixel_format
         self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{self.path.suffix}")
         try:
@@ -109,18 +113,25 @@ class VideoWriter:
         except (OSError, ValueError, av.error.FFmpegError) as error:
             raise DataError(f"{path}: cannot be written ({error}); choose another place for it") from None
         self._container.metadata.update(metadata or {})
-        self._video = self._open_video(crf, pixel_format, gop, preset)
+        options = {"crf": str(crf), "preset": preset, "g": str(gop), "x264-params": X264_REPEATABLE}
+        self._video = self._container.add_stream("libx264", rate=self.fps)  # says what the chunks' encoders are like
+        self._configure(self._video.codec_context, options)
+        self._chunks = _Chunks(lambda: self._encoder(options), -(-CHUNK // gop) * gop)
         self._sound = None if audio is None else _Sound(self._container, *audio)
 
-    def _open_video(self, crf: float, pixel_format: str, gop: int, preset: str) -> av.VideoStream:
-        stream = self._container.add_stream("libx264", rate=self.fps)
-        stream.width, stream.height, stream.pix_fmt = self.width, self.height, pixel_format
-        stream.options = {"crf": str(crf), "preset": preset, "g": str(gop), "x264-params": X264_REPEATABLE}
-        context = stream.codec_context
-        context.thread_count = ENCODER_THREADS
-        context.time_base = 1 / self.fps
+    def _encoder(self, options: Mapping[str, str]) -> av.VideoCodecContext:
+        """A new encoder of this stream."""
+        context = av.CodecContext.create("libx264", "w")
+        context.flags |= self._video.codec_context.flags & Flags.global_header
+        self._configure(context, options)
+        return context
+
+    def _configure(self, context: av.VideoCodecContext, options: Mapping[str, str]) -> None:
+        context.width, context.height, context.pix_fmt = self.width, self.height, self._pixel_format
+        context.options = dict(options)
+        context.thread_count = 1
+        context.framerate, context.time_base = self.fps, 1 / self.fps
         context.colorspace, context.color_range = BT601, LIMITED_RANGE
-        return stream
 
     def write(self, frame: np.ndarray) -> None:
         """Append one picture, uint8 [H, W, 3] RGB."""
@@ -138,15 +149,13 @@ class VideoWriter:
         picture = av.VideoFrame.from_ndarray(planes, format=self._pixel_format)
         picture.colorspace, picture.color_range = BT601, LIMITED_RANGE
         picture.pts, picture.time_base = self.frames, 1 / self.fps
-        self._mux(self._video.encode(picture))
         self.frames += 1
-        if self._sound is not None:
-            self._mux(self._sound.encode_until(self.frames / self.fps))
+        self._mux_chunks(self._chunks.add(picture))
 
     def close(self) -> None:
         """Finish the file and move it to its name."""
         try:
-            self._mux(self._video.encode(None))
+            self._mux_chunks(self._chunks.finish())
             if self._sound is not None:
                 self._mux(self._sound.flush(self.frames / self.fps))
             self._container.close()
@@ -157,9 +166,20 @@ class VideoWriter:
 
     def discard(self) -> None:
         """Drop what was written."""
+        self._chunks.drop()
         with contextlib.suppress(OSError, av.error.FFmpegError):  # what it holds is not wanted
             self._container.close()
         self._partial.unlink(missing_ok=True)
+
+    def _mux_chunks(self, chunks: Iterator[list[av.Packet]]) -> None:
+        """Chunks, and the sound beside them: the same file whenever they come."""
+        for packets in chunks:
+            for packet in packets:
+                packet.stream = self._video
+            self._mux(packets)
+            self._muxed += len(packets)
+            if self._sound is not None:
+                self._mux(self._sound.encode_until(self._muxed / self.fps))
 
     def _mux(self, packets: list[av.Packet]) -> None:
         try:
@@ -178,6 +198,46 @@ class VideoWriter:
             self.close()
         else:
             self.discard()
+
+
+class _Chunks:
+    """Pictures to packets: every chunk by an encoder of its own, several side by side; packets in order."""
+
+    def __init__(self, encoder: Callable[[], av.VideoCodecContext], length: int) -> None:
+        """encoder: makes a new one, on any thread; length: pictures of a chunk."""
+        self._encoder, self._length = encoder, length
+        self._workers = min(os.cpu_count() or 1, MOST_ENCODERS)
+        self._pool = ThreadPoolExecutor(self._workers, "x264")
+        self._pictures: list[av.VideoFrame] = []
+        self._begun: deque[Future[list[av.Packet]]] = deque()
+
+    def add(self, picture: av.VideoFrame) -> Iterator[list[av.Packet]]:
+        """Take a picture; the chunks that are made, after waiting while too many are not."""
+        self._pictures.append(picture)
+        if len(self._pictures) == self._length:
+            self._begin()
+        while self._begun and (len(self._begun) > self._workers or self._begun[0].done()):
+            yield self._begun.popleft().result()
+
+    def finish(self) -> Iterator[list[av.Packet]]:
+        """That was the last picture; the other chunks."""
+        self._begin()
+        while self._begun:
+            yield self._begun.popleft().result()
+        self._pool.shutdown()
+
+    def drop(self) -> None:
+        """Make no more."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _begin(self) -> None:
+        if self._pictures:
+            self._begun.append(self._pool.submit(self._encode, self._pictures))
+        self._pictures = []
+
+    def _encode(self, pictures: list[av.VideoFrame]) -> list[av.Packet]:
+        encoder = self._encoder()
+        return [packet for picture in (*pictures, None) for packet in encoder.encode(picture)]
 
 
 class _Sound:

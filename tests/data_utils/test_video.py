@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 
+from instag import media
 from instag.data_utils.video import FrameReader, iterate_frames, probe, read_all, read_range, square_crop
 from instag.errors import DataError
 from instag.media import BT601, LIMITED_RANGE, VideoWriter, picture_of, to_planes
@@ -204,6 +205,24 @@ def test_sound_lies_beside_the_pictures(tmp_path):
         packets = sorted((packet.pos, packet.stream.type) for packet in container.demux() if packet.size)
     share = np.cumsum([kind == "audio" for _, kind in packets]) / sum(kind == "audio" for _, kind in packets)
     assert np.abs(share - np.linspace(0, 1, len(share))).max() < 0.15
+
+
+def test_the_file_does_not_depend_on_who_encodes_which_chunk(tmp_path, monkeypatch):
+    count, files = 2 * media.CHUNK + 7, []
+    for workers in (1, 3):
+        monkeypatch.setattr(media, "MOST_ENCODERS", workers)
+        monkeypatch.setattr(media.os, "cpu_count", lambda: 4)
+        sound = np.sin(np.arange(count * 640) * 0.2)
+        with VideoWriter(tmp_path / "long.mp4", 25, SIZE, gop=20, audio=(sound, 16000)) as writer:
+            for i in range(count):
+                writer.write(numbered(i))
+        files.append(writer.path.read_bytes())
+    assert files[0] == files[1]
+    with av.open(str(writer.path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert np.all(np.diff([packet.dts for packet in packets]) > 0)
+        assert len(set(np.diff(sorted(packet.pts for packet in packets)))) == 1
+    assert [number_of(frame) for frame in iterate_frames(writer.path)] == list(range(count))
 
 
 def test_nothing_is_left_after_an_error(tmp_path, clip):
