@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from instag.data_utils.landmarks import FaceFinder, FaceTracker
 from instag.data_utils.video import iterate_frames
+from instag.data_utils.workers import ahead
 
 SAMPLES_PER_SECOND = 2.0
 SAME_FACE = 0.8  # of the larger box's side: a face whose middle moved less between two looks is the same person
@@ -34,6 +36,14 @@ class FaceTrack:
     def last(self) -> int:
         """Its last look."""
         return max(self.boxes)
+
+    @cached_property
+    def reach(self) -> np.ndarray:
+        """Left, top, right, bottom of all its boxes with their margin, int64; for a track that is complete."""
+        boxes = np.stack(list(self.boxes.values()))
+        margin = MARGIN * boxes[:, 2].max()
+        low, high = boxes[:, :2].min(0) - margin, (boxes[:, :2] + boxes[:, 2:]).max(0) + margin
+        return np.concatenate([low, high]).astype(int)
 
     def follows(self, box: np.ndarray, look: int) -> bool:
         """Whether a box seen at `look` is this face."""
@@ -63,9 +73,10 @@ def link_faces(looks: list[np.ndarray]) -> list[FaceTrack]:
 
 
 class Focus:
-    """Where the speaker's face is to be looked for at a time, and what is to be hidden: other faces.
+    """Who the speaker is among the faces of a clip; looks: boxes [n, 3] (left, top, side) of each look.
 
-    Where the detector saw nobody, the whole picture is searched.
+    Attributes:
+        faces: most faces of the speaker's order of size that are there at once for a good part of the time.
     """
 
     def __init__(self, looks: list[np.ndarray]) -> None:
@@ -76,7 +87,6 @@ class Focus:
             here = [t for t in tracks if look in t.boxes]
             self._chosen.append(max(here, key=lambda t: t.weight) if here else None)
         self.faces = self._count_steady()
-        self._region: tuple[int, int, int, int] | None = None
 
     def _count_steady(self) -> int:
         """Most faces of the speaker's order of size that are there at once for a good part of the time."""
@@ -87,47 +97,60 @@ class Focus:
         seen = np.array([n for n in counts if n])
         return max((n for n in range(1, 10) if len(seen) and (seen >= n).mean() >= STEADY_SHARE), default=0)
 
-    def track(self, tracker: FaceTracker, frame: np.ndarray, time: float) -> np.ndarray | None:
-        """Landmarks [478, 3] of the speaker in uint8 [H, W, 3] at `time` seconds, pixels of `frame`, or None."""
+    def at(self, time: float) -> tuple[int, FaceTrack | None]:
+        """Number of the look nearest to `time` seconds, and the speaker's face in it."""
         look = min(round(time * SAMPLES_PER_SECOND), len(self.looks) - 1)
-        track = self._chosen[look] if look >= 0 else None
-        region = self._region_of(track, frame.shape)
+        return look, self._chosen[look] if look >= 0 else None
+
+
+class Follower:
+    """A landmark tracker that is shown where the speaker's face is to be looked for; other faces are hidden from it.
+
+    Where the detector saw nobody, the whole picture is searched. The tracker forgets what it saw before.
+    """
+
+    def __init__(self, focus: Focus, tracker: FaceTracker) -> None:
+        self._focus, self._tracker = focus, tracker
+        self._region: tuple[int, int, int, int] | None = None
+
+    def __call__(self, frame: np.ndarray, time: float) -> np.ndarray | None:
+        """Landmarks [478, 3] of the speaker in uint8 [H, W, 3] at `time` seconds, pixels of `frame`, or None."""
+        look, track = self._focus.at(time)
+        region = _region_of(track, frame.shape)
         if region != self._region:
-            tracker.restart()
+            self._tracker.restart()
             self._region = region
         left, top, right, bottom = region
         part = np.ascontiguousarray(frame[top:bottom, left:right])
         if track is not None:
-            part = self._hide_others(part, track, look, left, top)
-        points = tracker(part)
+            part = _hide_others(part, self._focus.looks[look], track.boxes[look], left, top)
+        points = self._tracker(part)
         if points is None:
             return None
         points = points + np.float32((left, top, 0))
         if track is not None and _strays(points, track.boxes[look]):
-            tracker.restart()
+            self._tracker.restart()
             return None
         return points
 
-    def _region_of(self, track: FaceTrack | None, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-        height, width = shape[:2]
-        if track is None:
-            return 0, 0, width, height
-        boxes = np.stack(list(track.boxes.values()))
-        margin = MARGIN * boxes[:, 2].max()
-        low = (boxes[:, :2].min(0) - margin).astype(int).clip(0)
-        high = ((boxes[:, :2] + boxes[:, 2:]).max(0) + margin).astype(int)
-        return int(low[0]), int(low[1]), int(min(high[0], width)), int(min(high[1], height))
 
-    def _hide_others(self, part: np.ndarray, track: FaceTrack, look: int, left: int, top: int) -> np.ndarray:
-        own = track.boxes[look]
-        others = [box for box in self.looks[look] if np.linalg.norm(_middle(box) - _middle(own)) > STRAY * own[2]]
-        if others:
-            part = part.copy()
-        for x, y, side in others:
-            rows = slice(max(0, int(y) - top), max(0, int(y + side) - top))
-            columns = slice(max(0, int(x) - left), max(0, int(x + side) - left))
-            part[rows, columns] = part[rows, columns].mean((0, 1)) if part[rows, columns].size else 0
-        return part
+def _region_of(track: FaceTrack | None, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    height, width = shape[:2]
+    if track is None:
+        return 0, 0, width, height
+    left, top, right, bottom = track.reach.tolist()
+    return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+
+
+def _hide_others(part: np.ndarray, boxes: np.ndarray, own: np.ndarray, left: int, top: int) -> np.ndarray:
+    others = [box for box in boxes if np.linalg.norm(_middle(box) - _middle(own)) > STRAY * own[2]]
+    if others:
+        part = part.copy()
+    for x, y, side in others:
+        rows = slice(max(0, int(y) - top), max(0, int(y + side) - top))
+        columns = slice(max(0, int(x) - left), max(0, int(x + side) - left))
+        part[rows, columns] = part[rows, columns].mean((0, 1)) if part[rows, columns].size else 0
+    return part
 
 
 def _strays(points: np.ndarray, box: np.ndarray) -> bool:
@@ -139,4 +162,4 @@ def find_focus(path: Path | str, limit_seconds: float | None, largest: int) -> F
     """Look twice a second for faces; pictures wider or higher than `largest` px are shrunk to it, as for `track`."""
     with FaceFinder() as finder:
         pictures = iterate_frames(path, SAMPLES_PER_SECOND, limit_seconds, largest=largest)
-        return Focus([finder(picture) for picture in pictures])
+        return Focus([finder(picture) for picture in ahead(pictures)])

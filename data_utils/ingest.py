@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -22,7 +21,7 @@ from instag.data_utils.manifest import file_hash
 from instag.data_utils.shots import ALL_SHOTS, Shot, choose_shot, find_cuts, split_shots
 from instag.data_utils.survey import Survey, load_survey, save_survey, survey_clip
 from instag.data_utils.video import SHORTEST_CLIP, Crop, iterate_frames, probe, square_crop
-from instag.data_utils.workers import ahead
+from instag.data_utils.workers import Crew, ahead
 from instag.errors import DataError
 from instag.media import VideoWriter
 
@@ -33,15 +32,19 @@ log = logging.getLogger("instag.data_utils")
 # against 1.4 MB).
 ENCODING = {"crf": 12, "preset": "superfast", "gop": FPS}
 
+MOST_SEGMENTERS = 4  # the encoder keeps up with no more
+MASKS_BEHIND = 4  # frames whose masks are waited for while the encoder goes on
+
 
 def survey(job: Job) -> None:
     """Look at the whole clip once: `survey`."""
+    job.pool.start()  # its processes get ready meanwhile
     info = probe(job.clip)
     if 0 < info.seconds < SHORTEST_CLIP:
         raise DataError(f"{job.clip}: {info.seconds:.1f} s long, {SHORTEST_CLIP:.0f} s are needed; give a longer clip")
     seconds = info.seconds if job.limit_seconds is None else min(info.seconds, job.limit_seconds)
     show = partial(job.progress, total=round(seconds * FPS) or None)
-    seen = survey_clip(job.clip, info, job.limit_seconds, show)
+    seen = survey_clip(job.clip, info, job.limit_seconds, show, job.pool.workers)
     if seconds and len(seen) < (seconds - 1) * FPS:
         job.warn(f"only {len(seen) / FPS:.1f} s of {seconds:.1f} s could be decoded")
     save_survey(job.work.survey, seen)
@@ -99,12 +102,15 @@ def _crop_and_encode(
     job: Job, frames: Iterator[np.ndarray], crop: Crop, writer: VideoWriter, count: int
 ) -> Iterator[np.ndarray]:
     """Write the frames; yields their person masks. Networks and encoder let go of Python while they run."""
-    with ThreadPoolExecutor(1) as beside, PersonSegmenter() as segmenter:
+
+    def pictures() -> Iterator[tuple[np.ndarray]]:
         for frame in job.progress(ahead(frames), count):
             picture = crop.apply(frame, job.size)
-            mask = beside.submit(segmenter, picture)
             writer.write(picture)
-            yield mask.result()
+            yield (picture,)
+
+    with Crew(PersonSegmenter, min(job.pool.workers, MOST_SEGMENTERS)) as crew:
+        yield from crew.map(PersonSegmenter.__call__, pictures(), MASKS_BEHIND)
 
 
 def audio(job: Job) -> None:

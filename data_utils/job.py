@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +44,7 @@ class Job:
         manifest: subject.json. pool: processes for the pictures.
         step: name of the step that runs. version: hash of its settings and of those before it.
         resumed: it was begun before with these settings: pictures that exist are kept.
+    Each step has a copy of its own, for the last three; what they write to the manifest is the same for all.
     """
 
     clip: Path
@@ -101,6 +104,7 @@ class Step:
         run: does it.
         outputs: files that must be there afterwards (of pictures, the first and the last).
         settings: what changes the output besides the needed steps.
+        beside: it takes one core for a while: done on a thread while the steps after it go on that need it not.
     """
 
     name: str
@@ -108,6 +112,7 @@ class Step:
     run: Callable[[Job], None]
     outputs: Callable[[Job], list[Path]]
     settings: Callable[[Job], dict[str, Any]] = lambda job: {}
+    beside: bool = False
 
 
 def run_steps(job: Job, steps: Sequence[Step], only: Sequence[str] | None = None, force: bool = False) -> None:
@@ -120,26 +125,43 @@ def run_steps(job: Job, steps: Sequence[Step], only: Sequence[str] | None = None
     if unknown:
         raise DataError(f"unknown step '{unknown[0]}'; choose from {', '.join(by_name)}")
     hashes: dict[str, str] = {}
-    for step in steps:
-        needs = {name: hashes[name] for name in step.needs}
-        settings = settings_hash({"step": step.name, "own": step.settings(job), "needs": needs})
-        hashes[step.name] = settings
-        if only is not None and step.name not in only:
-            continue
-        done = job.manifest.is_done(step.name, settings) and all(path.is_file() for path in step.outputs(job))
-        if done and only is None and not force:
-            continue
-        missing = [name for name in step.needs if not job.manifest.is_done(name, hashes[name])]
-        if missing:
-            raise DataError(
-                f"{job.folder.root}: step '{step.name}' needs '{missing[0]}' with the same settings; run that first"
-            )
-        _run_one(job, step, settings, anew=done or force, dependents=dependents(step.name, steps))
+    running: dict[str, Future[None]] = {}
+    with ThreadPoolExecutor(1) as beside:
+        for step in steps:
+            needs = {name: hashes[name] for name in step.needs}
+            hashes[step.name] = settings_hash({"step": step.name, "own": step.settings(job), "needs": needs})
+            if only is not None and step.name not in only:
+                continue
+            _wait(future for name, future in running.items() if name in step.needs or future.done())
+            done = _is_done(job, step, hashes[step.name])
+            if done and only is None and not force:
+                continue
+            missing = [name for name in step.needs if not job.manifest.is_done(name, hashes[name])]
+            if missing:
+                raise DataError(
+                    f"{job.folder.root}: step '{step.name}' needs '{missing[0]}' with the same settings; run that first"
+                )
+            run = partial(_run_one, job, step, hashes[step.name], done or force, dependents(step.name, steps))
+            if step.beside:
+                running[step.name] = beside.submit(run)
+            else:
+                run()
+        _wait(running.values())
+
+
+def _wait(futures: Iterable[Future[None]]) -> None:
+    """For their end; their errors are raised here."""
+    for future in futures:
+        future.result()
+
+
+def _is_done(job: Job, step: Step, settings: str) -> bool:
+    return job.manifest.is_done(step.name, settings) and all(path.is_file() for path in step.outputs(job))
 
 
 def _run_one(job: Job, step: Step, settings: str, anew: bool, dependents: list[str]) -> None:
-    job.step, job.version = step.name, settings
-    job.resumed = not anew and job.manifest.was_begun(step.name, settings)
+    resumed = not anew and job.manifest.was_begun(step.name, settings)
+    job = replace(job, step=step.name, version=settings, resumed=resumed)
     job.manifest.begin(step.name, settings, dependents)
     started = time.perf_counter()
     step.run(job)

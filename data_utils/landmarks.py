@@ -96,7 +96,7 @@ class FaceTracker:
 
     def restart(self) -> None:
         """Forget where the face was: the next picture shows another place."""
-        self._net.reset()
+        self._net.process(np.zeros(WARM_UP_PICTURE, np.uint8))  # as good as `reset`, which builds the networks anew
 
     def close(self) -> None:
         """Free the network."""

@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from instag.data.layout import FORMAT_VERSION
@@ -20,7 +21,7 @@ READ_BYTES = 1 << 20
 
 @dataclass
 class Manifest:
-    """Content of `subject.json`.
+    """Content of `subject.json`. Steps may begin and finish on several threads; in which order leaves no trace.
 
     Attributes:
         path: the file.
@@ -35,6 +36,7 @@ class Manifest:
     facts: dict[str, Any] = field(default_factory=dict)
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: Path, timings: Path) -> Manifest:
@@ -48,8 +50,13 @@ class Manifest:
 
     def save(self) -> None:
         """Write it, atomically."""
-        content = {"format_version": FORMAT_VERSION, "instag": __version__, **self.facts}
-        content |= {"steps": self.steps, "warnings": {step: told for step, told in self.warnings.items() if told}}
+        with self._lock:
+            self._save()
+
+    def _save(self) -> None:
+        warnings = {step: told for step, told in self.warnings.items() if told}
+        content = {"format_version": FORMAT_VERSION, "instag": __version__, **dict(sorted(self.facts.items()))}
+        content |= {"steps": dict(sorted(self.steps.items())), "warnings": dict(sorted(warnings.items()))}
         with atomic_path(self.path) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -64,19 +71,21 @@ class Manifest:
 
     def begin(self, step: str, settings: str, dependents: list[str]) -> None:
         """Mark a step as begun; what was made from its former output counts no longer."""
-        for name in dependents:
-            self.steps.pop(name, None)
-        self.steps[step] = {"settings": settings, "done": False}
-        self.warnings[step] = []
-        self.save()
+        with self._lock:
+            for name in dependents:
+                self.steps.pop(name, None)
+            self.steps[step] = {"settings": settings, "done": False}
+            self.warnings[step] = []
+            self._save()
 
     def finish(self, step: str, seconds: float) -> None:
         """Mark a step as done, and note how long it took."""
-        self.steps[step] |= {"done": True}
-        self.save()
-        taken = _read_json(self.timings) | {step: round(seconds, 2)}
-        with atomic_path(self.timings) as partial:
-            partial.write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
+        with self._lock:
+            self.steps[step] |= {"done": True}
+            self._save()
+            taken = _read_json(self.timings) | {step: round(seconds, 2)}
+            with atomic_path(self.timings) as partial:
+                partial.write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

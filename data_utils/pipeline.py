@@ -40,12 +40,12 @@ from instag.errors import DataError
 from instag.files import atomic_path
 from instag.media import VideoWriter
 
+WORKER_MODULES = (refine_chunk.__module__, write_labels.__module__)  # what the pool's processes need
 SHEET_FRAMES = 4  # of the contact sheet, besides the one with the mouth widest open
 
 
 # --- the steps from the poses on; those before: `ingest` --------------------------------------------------------------
 def _pose(job: Job) -> None:
-    job.pool.start(refine_chunk.__module__, write_labels.__module__)  # the fit uses one core
     track = fit_poses(load_landmarks(job.work.landmarks), job.size)
     save_track(job.work.pose, track)
     job.manifest.facts |= {"focal": round(track.focal, 3), "pose_rmse_px": round(track.rmse, 4)}
@@ -169,7 +169,8 @@ def _ends(path: Callable[[int], Path], job: Job) -> list[Path]:
     return [path(0), path(job.count - 1)]
 
 
-INGESTION = ("survey", "video", "audio", "features", "landmarks", "pose")  # where a clip may turn out to be unusable
+# Where a clip may turn out to be unusable.
+INGESTION = ("survey", "video", "audio", "features", "landmarks", "background", "pose")
 STEPS = (
     Step(
         "survey",
@@ -191,6 +192,7 @@ STEPS = (
         ingest.audio,
         lambda job: [job.folder.audio],
         lambda job: {"lag": job.lag, "fix_lag": job.fix_lag},
+        beside=True,
     ),
     Step(
         "features",
@@ -198,8 +200,10 @@ STEPS = (
         _features,
         lambda job: [job.folder.root / get_extractor(job.extractor).files[0]],
         lambda job: {"extractor": job.extractor, "norm": job.norm},
+        beside=True,
     ),
     Step("landmarks", ("video",), ingest.landmarks, lambda job: [job.work.landmarks]),
+    Step("background", ("landmarks",), _background, lambda job: [job.work.plate, job.folder.background], beside=True),
     Step(
         "pose",
         ("landmarks",),
@@ -213,7 +217,8 @@ STEPS = (
         lambda job: [job.work.track, *(job.folder.transforms(split) for split in subject_files.SPLITS)],
         lambda job: {"poses": job.poses},
     ),
-    Step("background", ("landmarks",), _background, lambda job: [job.work.plate, job.folder.background]),
+    Step("action_units", ("refine_pose",), _action_units, lambda job: [job.folder.action_units], beside=True),
+    Step("tracks", ("refine_pose",), _tracks, lambda job: [job.folder.tracks], beside=True),
     Step(
         "segmentation",
         ("refine_pose", "background"),
@@ -244,13 +249,11 @@ STEPS = (
             *_ends(job.folder.teeth, job),
         ],
     ),
-    Step("action_units", ("refine_pose",), _action_units, lambda job: [job.folder.action_units]),
-    Step("tracks", ("refine_pose",), _tracks, lambda job: [job.folder.tracks]),
+    Step("contact_sheet", ("pictures", "tracks"), _contact_sheet, lambda job: [job.folder.contact_sheet], beside=True),
     Step(
         "pack",
         ("audio", "pictures", "action_units", "features", "tracks"),
         _pack,
         lambda job: [job.folder.pack],
     ),
-    Step("contact_sheet", ("pictures", "tracks"), _contact_sheet, lambda job: [job.folder.contact_sheet]),
 )

@@ -89,7 +89,7 @@ def process(
         from instag.data_utils.files import remove_leavings
         from instag.data_utils.job import Job, run_steps
         from instag.data_utils.manifest import Manifest, file_hash
-        from instag.data_utils.pipeline import INGESTION, STEPS
+        from instag.data_utils.pipeline import INGESTION, STEPS, WORKER_MODULES
         from instag.data_utils.video import probe, require_file
         from instag.data_utils.workers import FramePool
     require_file(clip)
@@ -114,13 +114,12 @@ def process(
     made_root = not folder.root.exists()
     remove_leavings(folder.root)
     manifest.save()  # a folder that cannot be written is found out before the work
-    job = None
     try:
-        with FramePool(workers) as pool:
+        with FramePool(workers, WORKER_MODULES) as pool:
             job = Job(clip, folder, **chosen, manifest=manifest, pool=pool)
             run_steps(job, STEPS, steps, force)
     except DataError:  # the clip cannot be used: of a folder that is new, leave nothing
-        if not known and (job is None or job.step in ("", *INGESTION)):
+        if not known and set(manifest.steps) <= set(INGESTION):
             _remove(folder, made_root)
         raise
     return folder

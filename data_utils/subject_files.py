@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import wave
 from collections.abc import Mapping
 
 import numpy as np
 from safetensors.numpy import save_file
-from scipy.io import wavfile
 
 from instag.audio.features import READY_ONLY, extract, save_features
 from instag.camera import head_pose_to_camera, opencv_to_opengl
@@ -34,8 +34,12 @@ def write_audio(folder: SubjectFolder, samples: np.ndarray, frames: int, start: 
     first, length = (start - lag) * step, frames * step
     samples = np.pad(samples, (max(0, -first), 0))[max(0, first) :][:length]
     samples = np.pad(samples, (0, length - len(samples)))
-    with atomic_path(folder.audio) as partial:
-        wavfile.write(partial, SAMPLE_RATE, np.round(samples * np.iinfo(np.int16).max).astype(np.int16))
+    pcm = np.round(samples * np.iinfo(np.int16).max).astype("<i2")
+    with atomic_path(folder.audio) as partial, wave.open(str(partial), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(pcm.itemsize)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(pcm.tobytes())
 
 
 def write_features(folder: SubjectFolder, extractor: str, norm: str, frames: int) -> None:

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 
 from instag.data.layout import FPS
-from instag.data_utils.face_points import LANDMARKS_478
-from instag.data_utils.faces import Focus, find_focus
+from instag.data_utils.faces import find_focus
 from instag.data_utils.files import save_arrays
-from instag.data_utils.landmarks import FaceTracker
+from instag.data_utils.landmarks import collect_landmarks
+from instag.data_utils.stretches import follow_in_stretches
 from instag.data_utils.video import ClipInfo, iterate_frames
 from instag.data_utils.workers import ahead
 
@@ -68,6 +68,7 @@ def survey_clip(
     info: ClipInfo,
     limit_seconds: float | None = None,
     progress: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]] = iter,
+    trackers: int = 1,
 ) -> Survey:
     """Look at a clip, twice: now and then for who is in it, then at every frame. Raises DataError as `iterate_frames`.
 
@@ -75,32 +76,33 @@ def survey_clip(
         path: a video file. info: what `probe` says of it.
         limit_seconds: look at the beginning only.
         progress: goes over the frames of the second look, for a bar.
+        trackers: landmark networks at work at the same time, on stretches of the clip; the result is the same.
     """
     focus = find_focus(path, limit_seconds, LARGEST)
     frames = ahead(iterate_frames(path, FPS, limit_seconds, largest=LARGEST))
-    return _look(progress(frames), focus, info)
+    looks = follow_in_stretches(progress(frames), focus, trackers, _measure)
+    return _collect(looks, focus.faces, info)
 
 
-def _look(frames: Iterable[np.ndarray], focus: Focus, info: ClipInfo) -> Survey:
+def _measure(frame: np.ndarray, face: np.ndarray | None) -> tuple[int, np.ndarray, float, float]:
+    """Width, thumbnail, sharpness and brightness of the face."""
+    return frame.shape[1], _thumbnail(frame), *_quality(frame, face)
+
+
+def _collect(looks: Iterable[tuple[np.ndarray | None, tuple]], faces: int, info: ClipInfo) -> Survey:
     points, numbers, brightest, previous = [], [], None, None
-    with FaceTracker() as tracker:
-        for i, frame in enumerate(frames):
-            face = focus.track(tracker, frame, i / FPS)
-            small = _thumbnail(frame)
-            change = 0.0 if previous is None else float(np.abs(small - previous).mean())
-            numbers.append((change, *_quality(frame, face)))
-            points.append(np.full((LANDMARKS_478, 3), np.nan, np.float32) if face is None else face)
-            brightest = small if brightest is None else np.maximum(brightest, small)
-            previous = small
-            size = frame.shape[1::-1]
-    scale = info.width / size[0]
+    for face, (width, small, *quality) in looks:
+        change = 0.0 if previous is None else float(np.abs(small - previous).mean())
+        numbers.append((change, *quality))
+        points.append(None if face is None else face * np.float32(info.width / width))
+        brightest = small if brightest is None else np.maximum(brightest, small)
+        previous = small
     change, sharpness, brightness = np.array(numbers, np.float32).T
     repeated = change < SAME_PICTURE
     repeated[0] = False
     bars = tuple(int(round(n * max(info.width, info.height) / THUMBNAIL)) for n in find_bars(brightest))
-    landmarks = np.stack(points)
-    landmarks *= np.float32(scale)
-    return Survey(landmarks, change, repeated, sharpness, brightness, bars, focus.faces, info.width, info.height)
+    landmarks, _ = collect_landmarks(points)
+    return Survey(landmarks, change, repeated, sharpness, brightness, bars, faces, info.width, info.height)
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Work on the frames of a clip in chunks of a second, by several processes; memory bounded, results in order."""
+"""Work on the frames of a clip by several processes or threads; memory bounded, results in order."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from importlib import import_module
-from queue import Full, Queue
+from contextlib import AbstractContextManager, ExitStack, suppress
+from queue import Full, Queue, SimpleQueue
 from threading import Event, Thread
 from types import TracebackType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from instag.data_utils.video import BLOCK
 from instag.errors import InstagError
 
 T = TypeVar("T")
+N = TypeVar("N")
 
 READ_AHEAD = 4  # pictures decoded while others are worked on
 STOP_SECONDS = 0.1  # after which a reader that is no longer wanted notices
@@ -33,20 +33,20 @@ def usable_cores() -> int:
 class FramePool:
     """Runs `function(start, stop, *arguments)` on chunks of frames.
 
-    The processes are spawned, not forked: the landmark networks leave threads behind. They start with `start` or the
-    first call and serve all later ones. With one worker everything runs in this process.
+    The processes are forked from a server that has imported `modules`: from this process they cannot be, since the
+    landmark networks leave threads behind, and spawned ones import everything anew (1.2 s and 90 MB each). They start
+    with `start` or the first call and serve all later ones. With one worker everything runs in this process.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, modules: Sequence[str] = ()) -> None:
         self.workers = usable_cores() if workers is None else workers
+        self._modules = modules
         self._executor: ProcessPoolExecutor | None = None
 
-    def start(self, *modules: str) -> None:
-        """Start the processes and let them import modules, while this one goes on with something else."""
-        if self.workers > 1:
-            executor = self._running()
-            for _ in range(self.workers):
-                executor.submit(_import, modules)
+    def start(self) -> None:
+        """Start the processes, while this one goes on with something else."""
+        if self.workers > 1 and self._executor is None:
+            self._running().submit(_nothing)
 
     def map(self, function: Callable[..., T], count: int, *arguments: object) -> Iterator[tuple[range, T]]:
         """Yield (frames, result) chunk by chunk, in order. Function and arguments must be picklable."""
@@ -74,7 +74,10 @@ class FramePool:
 
     def _running(self) -> ProcessPoolExecutor:
         if self._executor is None:
-            context = multiprocessing.get_context("spawn")
+            method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+            context = multiprocessing.get_context(method)
+            if method == "forkserver":
+                context.set_forkserver_preload(["__main__", *self._modules])
             self._executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
         return self._executor
 
@@ -98,9 +101,46 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _import(modules: Sequence[str]) -> None:
-    for name in modules:
-        import_module(name)
+def _nothing() -> None:
+    """The first task, with which the processes start."""
+
+
+class Crew(Generic[N]):
+    """Some networks, each with a thread: `function(network, *arguments)` for many arguments, several at a time.
+
+    With `make()` they are opened and closed. What they compute must not depend on what they saw before.
+    """
+
+    def __init__(self, make: Callable[[], AbstractContextManager[N]], count: int) -> None:
+        self._stack, self._count = ExitStack(), count
+        self._idle: SimpleQueue[N] = SimpleQueue()
+        for _ in range(count):
+            self._idle.put(self._stack.enter_context(make()))
+        self._threads = ThreadPoolExecutor(count)
+
+    def map(self, function: Callable[..., T], arguments: Iterable[tuple], waiting: int = 1) -> Iterator[T]:
+        """The results in order; besides those at work, `waiting` arguments are drawn in advance."""
+        running: deque[Future[T]] = deque()
+        for each in arguments:
+            running.append(self._threads.submit(self._call, function, each))
+            if len(running) >= self._count + waiting:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+    def _call(self, function: Callable[..., T], arguments: tuple) -> T:
+        network = self._idle.get()
+        try:
+            return function(network, *arguments)
+        finally:
+            self._idle.put(network)
+
+    def __enter__(self) -> Crew[N]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        self._stack.close()
 
 
 def ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:

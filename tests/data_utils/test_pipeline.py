@@ -204,7 +204,10 @@ def test_a_step_that_fails_is_run_again(subject, clip, tmp_path, monkeypatch):
             process(clip, root, size=SIZE, workers=1)
     assert len(calls) == 2
     done = {step for step, mark in marks(SubjectFolder(root)).items() if mark["done"]}
-    assert done == {"survey", "video", "audio", "features", "landmarks"} and not (root / "work" / "track.npz").exists()
+    assert (
+        done == {"survey", "video", "audio", "features", "landmarks", "background"}
+        and not (root / "work" / "track.npz").exists()
+    )
 
 
 def silent(path, seconds=3.0, color=90, audio=False):

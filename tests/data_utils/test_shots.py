@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from instag.data_utils.best import WEIGHTS, Signals, best_window, explain, rate_window
-from instag.data_utils.faces import Focus
+from instag.data_utils.faces import Focus, Follower
 from instag.data_utils.shots import Shot, choose_shot, describe_shots, find_cuts, split_shots
 from instag.data_utils.survey import Survey, find_bars
 from instag.data_utils.video import square_crop
@@ -105,7 +105,8 @@ def test_the_tracker_sees_the_speaker_alone():
     frame = np.random.default_rng(0).integers(0, 255, (200, 400, 3), np.uint8)
     focus = Focus([np.concatenate([box(100, 60, 80), box(190, 60, 70)])] * 4)
     tracker = RecordedTracker(np.full((478, 3), 90, np.float32))
-    points = focus.track(tracker, frame, 0.5)
+    follow = Follower(focus, tracker)
+    points = follow(frame, 0.5)
     part = tracker.seen[0]
     left, top = 100 - 60, 0
     assert part.shape == (200, 80 + 2 * 60, 3)
@@ -113,7 +114,7 @@ def test_the_tracker_sees_the_speaker_alone():
     assert part[60:130, 190 - left :].std(0).max() == 0  # the other face is painted over
     np.testing.assert_array_equal(part[60:140, 60:130], frame[60:140, 100:170])
     tracker.points = np.full((478, 3), 190, np.float32)  # landmarks on somebody else
-    assert focus.track(tracker, frame, 0.54) is None and tracker.restarts == 2
+    assert follow(frame, 0.54) is None and tracker.restarts == 2
 
 
 def test_bars_are_found_and_dark_pictures_have_none():
