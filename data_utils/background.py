@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from instag.data_utils.image_ops import push_pull_fill
-from instag.data_utils.silhouette import main_person, smoothed
+from instag.data_utils.silhouette import main_person, plate_lab
 from instag.errors import DataError
 
 MAX_SAMPLES = 90  # frames looked at, evenly spread
@@ -28,9 +28,9 @@ class Plate:
     seen: np.ndarray  # bool [H, W]: measured; elsewhere `image` is a smooth continuation
 
     @cached_property
-    def smoothed(self) -> np.ndarray:
-        """`silhouette.smoothed` of the image."""
-        return smoothed(self.image)
+    def lab(self) -> np.ndarray:
+        """`silhouette.plate_lab` of the image."""
+        return plate_lab(self.image)
 
 
 def fit_plate(frame: Callable[[int], np.ndarray], person: Callable[[int], np.ndarray], count: int) -> Plate:

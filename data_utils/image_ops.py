@@ -27,40 +27,6 @@ def box(radius: int) -> np.ndarray:
     return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
 
 
-def luminance(image: np.ndarray) -> np.ndarray:
-    """uint8 RGB [H, W, 3] -> float32 [H, W] in [0, 1]."""
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-
-
-def guided_filter(source: np.ndarray, guide: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """Edge-preserving smoothing of `source` [H, W] or [H, W, C] along a grey `guide` [H, W] in [0, 1], float32.
-
-    He et al., "Guided Image Filtering" (ECCV 2010), box windows of side 2 * radius + 1; the local linear models are
-    found at half size (He and Sun, "Fast Guided Filter", 2015), which moves 0.03 % of the silhouette's pixels.
-    """
-    size = guide.shape[::-1]
-    half = (max(1, size[0] // 2), max(1, size[1] // 2))
-    window = (2 * max(1, radius // 2) + 1,) * 2
-    small_source, small_guide = (cv2.resize(x, half, interpolation=cv2.INTER_AREA) for x in (source, guide))
-    small_source = small_source.astype(np.float32, copy=False)
-
-    def mean(x: np.ndarray) -> np.ndarray:
-        return cv2.blur(x, window, borderType=cv2.BORDER_REFLECT)
-
-    guide_mean = mean(small_guide)
-    guide_variance = mean(small_guide * small_guide) - guide_mean * guide_mean + np.float32(epsilon)
-    if source.ndim == 3:
-        guide = guide[..., None]
-        small_guide, guide_mean, guide_variance = (x[..., None] for x in (small_guide, guide_mean, guide_variance))
-    source_mean = mean(small_source)
-    slope = (mean(small_guide * small_source) - guide_mean * source_mean) / guide_variance
-    offset = source_mean - slope * guide_mean
-    slope, offset = (cv2.resize(mean(x), size, interpolation=cv2.INTER_LINEAR) for x in (slope, offset))
-    slope *= guide
-    slope += offset
-    return slope
-
-
 def polygon_mask(points: np.ndarray, size: int) -> np.ndarray:
     """Pixels at least half covered by the polygon of corners [K, 2] px (centres at +0.5), bool [size, size].
 

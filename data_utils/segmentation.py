@@ -29,17 +29,11 @@ from instag.data_utils.face_points import (
     RIGHT_BROW_UPPER,
 )
 from instag.data_utils.head_plane import HeadPlane, JawLine, JawShift, geometric_prior
-from instag.data_utils.image_ops import (
-    box,
-    guided_filter,
-    luminance,
-    polygon_mask,
-    scaled_px,
-    strongest,
-)
+from instag.data_utils.image_ops import box, polygon_mask, scaled_px
 from instag.data_utils.mouth import inside_mouth
+from instag.data_utils.posterior import CLASSES, HAIR, HEAD, NECK, TORSO, class_shares, enlarged_labels
 from instag.data_utils.silhouette import refine_person
-from instag.data_utils.tidying import CLASSES, HAIR, HEAD, NECK, TORSO, remove_specks, tidy
+from instag.data_utils.tidying import remove_specks, tidy
 from instag.errors import DataError
 
 WORKING_SIZE = 256  # px; posteriors are computed at most at this side
@@ -48,6 +42,7 @@ WORKING_SIZE = 256  # px; posteriors are computed at most at this side
 FIT_FRAMES = 24
 ROUNDS = 2
 COLOUR_WEIGHT = 0.7  # of the log-likelihood: neighbouring pixels are not independent
+NEAR_PERSON = 0.1  # part of a pixel at the working size that is the person: less of one is not looked at
 SURE_FACE = 12.0  # log-odds of skin well inside the face, below the brows
 LIKELY_FACE = 2.0  # and up to the face's outline, where side hair or a shadow may lie
 NECK_AS_FACE = 0.1  # weight of the face's colours in the neck's first model: skin too, if in shadow
@@ -84,7 +79,7 @@ class _View:
     image: np.ndarray  # uint8 [h, w, 3] RGB
     alpha: np.ndarray  # float32 [h, w]
     bins: np.ndarray  # int32 [h, w], colour cell of each pixel
-    guide: np.ndarray  # float32 [h, w] luminance
+    guide: np.ndarray  # uint8 [h, w] grey
     landmarks: np.ndarray  # float32 [478, 2] px of the working size
     plane: HeadPlane
     jaw: JawLine
@@ -101,7 +96,7 @@ def _view(frame: np.ndarray, alpha: np.ndarray, landmarks: np.ndarray, plane: He
     plane = plane.scaled(factor)
     points = landmarks[:, :2] * np.float32(factor)
     jaw = JawLine.from_landmarks(points, plane)
-    return _View(small, small_alpha, colour_bins(small), luminance(small), points, plane, jaw)
+    return _View(small, small_alpha, colour_bins(small), cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), points, plane, jaw)
 
 
 # --- where things lie on the head ---------------------------------------------------------------------------------
@@ -142,7 +137,7 @@ def _other_seeds(view: _View, anatomy: _Anatomy, skin: np.ndarray) -> dict[int, 
 
 
 def _seed_colours(views: list[_View], anatomy: _Anatomy) -> np.ndarray:
-    """Colour models of the four classes from the seeds, float32 [32^3, 4] log-likelihoods.
+    """Colour models of the four classes from the seeds, `_likelihoods`.
 
     Hair and neck are seeded in the shade as well: they hang and stand in that of the head. What looks like hair where
     the torso should be may be long hair; it hardly counts.
@@ -169,7 +164,7 @@ def _seed_colours(views: list[_View], anatomy: _Anatomy) -> np.ndarray:
         as_torso[likely[torso] > np.percentile(likely[hair], TYPICAL_HAIR)] = HAIR_AS_TORSO
     counts[TORSO].add(torso, as_torso)
     counts[TORSO].add_anything((1 - as_torso).sum())
-    return _log_likelihoods(counts)
+    return _likelihoods(counts)
 
 
 def _gather(views: list[_View], masks: list[np.ndarray]) -> np.ndarray:
@@ -177,9 +172,9 @@ def _gather(views: list[_View], masks: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([view.bins[mask] for view, mask in zip(views, masks, strict=True)])
 
 
-def _log_likelihoods(counts: list[ColourCounts]) -> np.ndarray:
-    """float32 [32^3, 4]."""
-    return np.stack([c.log_likelihood() for c in counts], -1)
+def _likelihoods(counts: list[ColourCounts]) -> np.ndarray:
+    """Of each colour cell in each class, to the power of COLOUR_WEIGHT, float32 [32^3, 4]."""
+    return np.exp(np.float32(COLOUR_WEIGHT) * np.stack([c.log_likelihood() for c in counts], -1))
 
 
 # --- the parser ---------------------------------------------------------------------------------------------------
@@ -190,7 +185,7 @@ class Parser:
     size: int
     focal: float  # px
     plate: Plate | None
-    colours: np.ndarray  # float32 [32^3, 4] log-likelihoods
+    colours: np.ndarray  # float32 [32^3, 4], `_likelihoods`
     prior: np.ndarray  # float32 [CELLS, CELLS, 4] on the head's map with the median jaw
     jaw: JawLine
 
@@ -210,12 +205,7 @@ class Parser:
         alpha = refine_person(frame, person, self.plate)
         plane = HeadPlane.from_pose(rotation, translation_cm, self.focal, self.size)
         view = _view(frame, alpha, landmarks, plane)
-        posterior = _posterior(view, self.jaw, self.prior, self.colours)
-        posterior = tidy(posterior, view.alpha > 0.5, view.landmarks[NOSE_BRIDGE])
-        bytes_each = cv2.convertScaleAbs(posterior, alpha=255)  # fine enough to compare, and fast to enlarge
-        large = cv2.resize(bytes_each, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
-        labels = strongest(large) + np.uint8(Label.HEAD)
-        labels[alpha < 0.5] = Label.BACKGROUND
+        labels = enlarged_labels(*_posterior(view, self.jaw, self.prior, self.colours), alpha)
         labels = remove_specks(cv2.medianBlur(labels, 5))
         labels[inside_mouth(frame, landmarks)] = Label.MOUTH
         return labels
@@ -240,27 +230,22 @@ def fit_parser(clip: ClipView) -> Parser:
     return Parser(clip.size, clip.focal, clip.plate, colours, prior, anatomy.jaw)
 
 
-def _posterior(view: _View, jaw: JawLine, prior: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Probability of each class for a person's pixel, float32 [h, w, 4], sums to 1."""
-    size = view.size
-    where = view.plane.to_image(JawShift(jaw, view.jaw).to_frame(np.log(prior + np.float32(1e-3))), size)
-    logits = COLOUR_WEIGHT * np.take(colours, view.bins, axis=0) + where
-    logits[..., HEAD] += _face_evidence(view)
-    odds = cv2.exp(logits - np.maximum.reduce(cv2.split(logits))[..., None])
-    smooth = np.clip(guided_filter(_normalised(odds), view.guide, scaled_px(8, size), 4e-4), 0, 1)
-    return _normalised(smooth)
+def _posterior(
+    view: _View, jaw: JawLine, prior: np.ndarray, colours: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of each class, float32 [h, w, 4], and the likeliest one, int8 [h, w]: `class_shares`, tidied."""
+    place = view.plane.to_image(JawShift(jaw, view.jaw).to_frame(prior + np.float32(1e-3)), view.size)
+    evidence = np.exp(np.array([0.0, LIKELY_FACE, SURE_FACE], np.float32))
+    near = view.alpha > NEAR_PERSON
+    shares, likeliest = class_shares(view.bins, colours, place, _face_depth(view), evidence, view.guide, near)
+    return tidy(shares, likeliest, view.alpha > 0.5, view.landmarks[NOSE_BRIDGE])
 
 
-def _normalised(odds: np.ndarray) -> np.ndarray:
-    """Channels [h, w, 4] divided by their sum."""
-    return odds / (cv2.transform(odds, np.ones((1, len(CLASSES)), np.float32))[..., None] + 1e-6)
-
-
-def _face_evidence(view: _View) -> np.ndarray:
-    """Log-odds of skin that the face mesh vouches for below the brows, float32 [h, w]."""
-    face = polygon_mask(view.landmarks[list(FACE_OVAL_LOOP)], view.size).astype(np.uint8)
-    inner = cv2.erode(face, box(scaled_px(8, view.size))) > 0
-    return (LIKELY_FACE * face + (SURE_FACE - LIKELY_FACE) * inner).astype(np.float32) * _below_brows(view)
+def _face_depth(view: _View) -> np.ndarray:
+    """Below the brows: 1 where the face mesh is, 2 well inside it; 0 elsewhere; uint8 [h, w]."""
+    face = polygon_mask(view.landmarks[list(FACE_OVAL_LOOP)], view.size).view(np.uint8)
+    inner = cv2.erode(face, box(scaled_px(8, view.size)))
+    return (face + inner) * _below_brows(view)
 
 
 def _maximise(
@@ -270,7 +255,7 @@ def _maximise(
     counts = [ColourCounts() for _ in CLASSES]
     total = np.zeros_like(prior)
     for view in views:
-        posterior = tidy(_posterior(view, jaw, prior, colours), view.alpha > 0.5, view.landmarks[NOSE_BRIDGE])
+        posterior, _ = _posterior(view, jaw, prior, colours)
         person = (view.alpha > 0.7).astype(np.float32)
         total += JawShift(jaw, view.jaw).to_median(view.plane.to_map(posterior * person[..., None]))
         core = view.alpha > 0.9
@@ -282,4 +267,4 @@ def _maximise(
     mixed = (learnt + 0.05) * (geometry + 0.02)
     mixed = (1 - GEOMETRY_WEIGHT) * mixed / mixed.sum(-1, keepdims=True) + GEOMETRY_WEIGHT * geometry
     mixed = np.where(visits > 0.5, mixed, prior).astype(np.float32)
-    return mixed / mixed.sum(-1, keepdims=True), _log_likelihoods(counts)
+    return mixed / mixed.sum(-1, keepdims=True), _likelihoods(counts)

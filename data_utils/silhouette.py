@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from instag.data_utils.image_ops import box, coarse_component_filter, guided_filter, luminance, scaled_px
+from instag.data_utils.guided import guided_filter
+from instag.data_utils.image_ops import box, coarse_component_filter, scaled_px
 
 if TYPE_CHECKING:
     from instag.data_utils.background import Plate
@@ -45,40 +46,51 @@ def refine_person(frame: np.ndarray, person: np.ndarray, plate: Plate | None) ->
     following the picture's edges.
     """
     size = len(frame)
-    guide = luminance(frame)
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     near_main = cv2.dilate(main_person(person).view(np.uint8), box(scaled_px(BAND_PX, size)))
     person = cv2.copyTo(person, near_main)
     half_band = box(scaled_px(BAND_PX / 2, size))
-    core = cv2.erode(cv2.threshold(person, SURE, 1, cv2.THRESH_BINARY)[1], half_band)
-    inside = cv2.dilate(cv2.threshold(person, UNLIKELY, 1, cv2.THRESH_BINARY)[1], half_band)
-    alpha = np.clip(guided_filter(person, guide, scaled_px(6, size), 1e-4) * np.float32(1 / 255), 0, 1)
-    decided = () if plate is None else np.flatnonzero((inside > core) & plate.seen)
+    core = cv2.erode(cv2.threshold(person, SURE, 255, cv2.THRESH_BINARY)[1], half_band)
+    inside = cv2.dilate(cv2.threshold(person, UNLIKELY, 255, cv2.THRESH_BINARY)[1], half_band)
+    band = np.flatnonzero(inside > core)
+    alpha = np.multiply(core, np.float32(1 / 255))
+    in_band = np.take(guided_filter(person, grey, scaled_px(6, size), 1e-4), band)
+    in_band = np.clip(in_band * np.float32(1 / 255), 0, 1)
+    decided = () if plate is None else np.flatnonzero(np.take(plate.seen, band))
     if len(decided):
-        flat = alpha.reshape(-1)
-        selfie = np.log((flat[decided] + 0.02) / (1.02 - flat[decided]))
-        flat[decided] = 1 / (1 + np.exp(-SELFIE_WEIGHT * selfie - _plate_log_odds(frame, plate, core, decided)))
-    alpha = cv2.copyTo(guided_filter(alpha, guide, scaled_px(3, size), 5e-5), inside)
-    return np.clip(alpha, core, 1)
+        selfie = np.log((in_band[decided] + 0.02) / (1.02 - in_band[decided]))
+        odds = SELFIE_WEIGHT * selfie + _plate_log_odds(frame, plate, core, band[decided])
+        in_band[decided] = 1 / (1 + np.exp(-odds))
+    flat = alpha.reshape(-1)
+    flat[band] = in_band
+    flat[band] = np.clip(np.take(guided_filter(alpha, grey, scaled_px(3, size), 5e-5), band), 0, 1)
+    return alpha
 
 
 def _plate_log_odds(frame: np.ndarray, plate: Plate, core: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Log-odds that a pixel is the person by its colour, float32 [K] for the K pixels `at` (indices, row by row).
 
     It must differ from the plate and, where the person nearby differs much, be nearer to the person than to the plate:
-    the mixed pixels of an edge differ from both.
+    the mixed pixels of an edge differ from both. `core` uint8 [H, W]: 255 for the person's sure pixels.
     """
-    here, behind = (_lab(np.take(x.reshape(-1, 3), at, axis=0)) for x in (smoothed(frame), plate.smoothed))
+    here = _lab(np.take(smoothed(frame).reshape(-1, 3), at, axis=0)[None])[0]
+    behind = np.take(plate.lab, at, axis=0)
     difference = here - behind
-    distance = np.sqrt(np.einsum("kc,kc->k", difference, difference))
-    odds = (distance - PLATE_DISTANCE) / PLATE_SOFTNESS
+    odds = (np.sqrt(_dot(difference, difference)) - PLATE_DISTANCE) / PLATE_SOFTNESS
 
     person, known = _colour_nearby(frame, core, at)
     contrast = person - behind
-    contrast_squared = np.einsum("kc,kc->k", contrast, contrast)
-    share = np.einsum("kc,kc->k", difference, contrast) / np.maximum(contrast_squared, 1)
+    contrast_squared = _dot(contrast, contrast)
+    share = _dot(difference, contrast) / np.maximum(contrast_squared, 1)
     telling = known & (contrast_squared > CONTRAST**2)
     odds = np.where(telling, np.minimum(odds, (share - 0.5) * SHARE_SLOPE), odds)
     return np.clip(odds, -PLATE_LOG_ODDS, PLATE_LOG_ODDS)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of each two rows of [K, 3], [K]."""
+    product = a * b
+    return product[:, 0] + product[:, 1] + product[:, 2]
 
 
 def smoothed(picture: np.ndarray) -> np.ndarray:
@@ -86,21 +98,35 @@ def smoothed(picture: np.ndarray) -> np.ndarray:
     return cv2.blur(picture, (3, 3))
 
 
-def _lab(colours: np.ndarray) -> np.ndarray:
-    """RGB uint8 [K, 3] -> weighted LAB float32 [K, 3]."""
-    return cv2.cvtColor(colours[:, None], cv2.COLOR_RGB2LAB)[:, 0] * LAB_WEIGHTS
+def plate_lab(picture: np.ndarray) -> np.ndarray:
+    """What a plate (uint8 [H, W, 3] RGB) is compared by: weighted LAB of the smoothed picture, float32 [H * W, 3]."""
+    return _lab(smoothed(picture)).reshape(-1, 3)
+
+
+def _lab(picture: np.ndarray) -> np.ndarray:
+    """RGB uint8 [H, W, 3] -> weighted LAB float32 [H, W, 3]."""
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) * LAB_WEIGHTS
 
 
 def _colour_nearby(frame: np.ndarray, core: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean weighted LAB colour of the person's sure pixels (`core` uint8 [H, W], 0 or 1) round the pixels `at`,
+    """Mean weighted LAB colour of the person's sure pixels (`core` uint8 [H, W], 0 or 255) round the pixels `at`,
     float32 [K, 3], and whether there are any."""
     size = len(frame)
     step = max(1, size // _COARSE_SIZE)
-    coarse = cv2.resize(frame, (size // step, size // step), interpolation=cv2.INTER_AREA)
-    weight = cv2.resize(core.astype(np.float32), coarse.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None]
-    lab = cv2.cvtColor(coarse, cv2.COLOR_RGB2LAB) * LAB_WEIGHTS
-    side = 2 * scaled_px(NEARBY_PX / step, size) + 1
-    total = cv2.blur(np.concatenate([lab * weight, weight], axis=2), (side, side)).reshape(-1, 4)
-    row, column = (np.minimum(index // step, len(coarse) - 1) for index in np.divmod(at.astype(np.int32), size))
-    nearby = np.take(total, row * len(coarse) + column, axis=0)
-    return nearby[:, :3] / np.maximum(nearby[:, 3:], 1e-3), nearby[:, 3] > _LEAST_SHARE
+    side = size // step
+    coarse, weight = (_shrunk(x, side) for x in (frame, core))
+    weight = weight * np.float32(1 / 255)
+    window = (2 * scaled_px(NEARBY_PX / step, size) + 1,) * 2
+    total, share = cv2.blur(_lab(coarse) * weight[..., None], window), cv2.blur(weight, window)
+    mean = total / np.maximum(share, 1e-3)[..., None]
+    row, column = (np.minimum(index // step, side - 1) for index in np.divmod(at.astype(np.int32), np.int32(size)))
+    cell = row * side + column
+    return np.take(mean.reshape(-1, 3), cell, axis=0), np.take(share > _LEAST_SHARE, cell)
+
+
+def _shrunk(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture [H, W(, C)] averaged down to `side` px, by halves, for which OpenCV has a fast path."""
+    while len(picture) > side:
+        to = max(side, len(picture) // 2)
+        picture = cv2.resize(picture, (to, to), interpolation=cv2.INTER_AREA)
+    return picture

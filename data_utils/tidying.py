@@ -12,11 +12,9 @@ from instag.data_utils.image_ops import (
     component_filter,
     fill_from_nearest,
     scaled_px,
-    strongest,
 )
+from instag.data_utils.posterior import CLASSES, HAIR, HEAD, NECK, NOBODY, TORSO
 
-CLASSES = (Label.HEAD, Label.HAIR, Label.NECK, Label.TORSO)
-HEAD, HAIR, NECK, TORSO = range(len(CLASSES))  # their place in a posterior's last axis
 SECOND_BEST = 0.02  # probability from which a pixel's second class is tried before that of its neighbours
 # Areas at 512 px.
 SPECK_PX = 150  # of any class
@@ -25,16 +23,19 @@ STRAND_GAP_PX = 10  # hair on the shoulders hangs from the head's, with gaps up 
 HAIR_SHARE = 0.03  # of the largest piece of hair: smaller ones are none
 
 
-def tidy(posterior: np.ndarray, person: np.ndarray, nose: np.ndarray) -> np.ndarray:
-    """Hand regions that cannot be what they claim to their neighbours; posterior float32 [h, w, 4] in and out.
+def tidy(
+    posterior: np.ndarray, likeliest: np.ndarray, person: np.ndarray, nose: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hand regions that cannot be what they claim to their neighbours; changed in place and returned: posterior float32
+    [h, w, 4] and its `likeliest` class int8 [h, w].
 
     Torso reaches the bottom of the picture, neck touches the head and is no sliver along the jaw, hair and skin come
-    in large pieces. `person` bool [h, w]; `nose` (x, y) px.
+    in large pieces. `person` bool [h, w]: only there; `nose` (x, y) px.
     """
-    labels = np.where(person, strongest(posterior).astype(np.int16), -1)
+    labels = np.where(person, likeliest, np.int8(NOBODY))
     wrong = _impossible(labels, nose)
     if not wrong.any():
-        return posterior
+        return posterior, likeliest
     at = np.nonzero(wrong)
     rest = posterior[at]  # [K, 4]
     rest[np.arange(len(rest)), labels[at]] = 0
@@ -42,11 +43,11 @@ def tidy(posterior: np.ndarray, person: np.ndarray, nose: np.ndarray) -> np.ndar
     second = labels.copy()
     second[at] = np.where(likely > SECOND_BEST, rest.argmax(1), labels[at])
     wrong &= (second == labels) | _impossible(second, nose)
-    posterior = posterior.copy()
     posterior[at] = rest / np.maximum(rest.sum(1, keepdims=True), 1e-6)
-    nearest = fill_from_nearest(second, wrong | ~person)
-    posterior[wrong] = np.eye(len(CLASSES), dtype=np.float32)[np.maximum(nearest[wrong], 0)]
-    return posterior
+    likeliest[at] = rest.argmax(1)
+    nearest = np.maximum(fill_from_nearest(second, wrong | ~person)[wrong], 0)
+    posterior[wrong], likeliest[wrong] = np.eye(len(CLASSES), dtype=np.float32)[nearest], nearest
+    return posterior, likeliest
 
 
 def _impossible(labels: np.ndarray, nose: np.ndarray) -> np.ndarray:
