@@ -234,7 +234,8 @@ def _posterior(
     view: _View, jaw: JawLine, prior: np.ndarray, colours: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probability of each class, float32 [h, w, 4], and the likeliest one, int8 [h, w]: `class_shares`, tidied."""
-    place = view.plane.to_image(JawShift(jaw, view.jaw).to_frame(prior + np.float32(1e-3)), view.size)
+    here = JawShift(jaw, view.jaw).to_frame(np.log(prior + np.float32(1e-3)))  # logarithms: cells blend as odds do
+    place = cv2.exp(view.plane.to_image(here, view.size))
     evidence = np.exp(np.array([0.0, LIKELY_FACE, SURE_FACE], np.float32))
     near = view.alpha > NEAR_PERSON
     shares, likeliest = class_shares(view.bins, colours, place, _face_depth(view), evidence, view.guide, near)

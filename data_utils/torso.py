@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
+import numba
 import numpy as np
 
 from instag.data.layout import Label
@@ -16,9 +17,11 @@ from instag.data_utils.image_ops import box, coarse_component_filter, scaled_px
 
 # Lengths at 512 px.
 NECK_REACH_PX = 53  # how far the neck continues upwards behind the head
-TORSO_REACH_PX = 9  # and collar or shoulders
-MARGIN_PX = 2  # body pixels this near to the head carry its colour: painted over
+TORSO_REACH_PX = 9  # and collar or shoulders above the line between where they are seen to both sides of the head
+OPEN_PX = 6  # of background above the body: there its upper edge is seen
+MARGIN_PX = 3  # body pixels this near to the head carry its colour: painted over
 THIN_PX = 5  # painted columns narrower than this are noise of the label map
+SOURCE_PX = 8  # rows of the body whose mean its continuation has
 SPREAD_PX = 4.0  # standard deviation of the blur that evens out neighbouring columns
 DARKENING = 0.98  # per row of 512: it lies in the head's shadow
 EDGE_PX = 0.8  # standard deviation of the soft edge against the background
@@ -27,7 +30,7 @@ SURROUNDINGS_PX = 14  # beyond its reach that the layer's soft rims look at
 
 LEAST_PIECE_PX = 400  # area; smaller pieces of the body are noise of the label map
 
-_LEAST_ALPHA = 0.02  # less than this is none
+_LEAST_ALPHA = 6  # of 255: less than this is none
 
 # --- the neck of a clip -------------------------------------------------------------------------------------------
 NECK_FRAMES = 24  # looked at, evenly spread
@@ -124,19 +127,26 @@ def _layer(
     size = frame.shape[1]
     background = labels == Label.BACKGROUND
     head = ~body & ~background
-    clean = body & (cv2.dilate(head.astype(np.uint8), box(scaled_px(MARGIN_PX, size))) == 0)
-    shows_neck = clean & (labels == Label.NECK)
-    hidden = ~clean & ~background
-    painted, paint = _continue_upwards(frame, shows_neck, clean, hidden, columns, neck_colour)
-
-    solid = body | painted
-    alpha = _coverage(solid, head, size)
-    alpha[alpha < _LEAST_ALPHA] = 0
-    colour = frame.copy()
-    _unmix(colour, plate, alpha)
-    colour[np.nonzero(painted)] = paint
-    colour = cv2.copyTo(colour, cv2.compare(alpha, 0, cv2.CMP_GT))
-    return cv2.merge([*cv2.split(colour), cv2.convertScaleAbs(alpha, alpha=255)])
+    clean = body & (cv2.dilate(head.view(np.uint8), box(scaled_px(MARGIN_PX, size))) == 0)
+    neck = clean & (labels == Label.NECK)
+    known = columns is not None
+    if columns is None:
+        columns = np.zeros(size, bool)
+    rise, covered, skin, paint = _paint_columns(
+        *(frame, neck, clean, clean | background, _roof(body, background), columns, known),
+        *(scaled_px(x, size) for x in (TORSO_REACH_PX, NECK_REACH_PX, MARGIN_PX, SOURCE_PX)),
+    )
+    wide = np.ones((1, scaled_px(THIN_PX, size)), np.uint8)
+    thick = cv2.morphologyEx(((rise > 0) | clean).view(np.uint8), cv2.MORPH_OPEN, wide).view(bool)
+    painted = (rise > 0) & (thick | body)
+    y, x = np.nonzero(covered & painted)
+    if len(y):  # the chin lies on the collar: the neck is behind it
+        shown = np.flatnonzero(skin[:, 0] >= 0)
+        paint[y, x] = _between(x, shown, skin[shown], neck_colour)
+    _even(paint, painted, rise)
+    layer = np.zeros((*labels.shape, 4), np.uint8)
+    _assemble(frame, plate, _coverage(body | painted, head, size), painted, paint, layer)
+    return layer
 
 
 def compose(torso: np.ndarray, plate: np.ndarray) -> np.ndarray:
@@ -150,62 +160,83 @@ def compose(torso: np.ndarray, plate: np.ndarray) -> np.ndarray:
     return composite
 
 
-def _continue_upwards(
-    frame: np.ndarray,
-    neck: np.ndarray,
-    clean: np.ndarray,
-    hidden: np.ndarray,
-    columns: np.ndarray | None,
-    colour: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which `hidden` pixels the body reaches from below (bool [H, W], K of them), and their colours (uint8 [K, 3]).
+def _roof(body: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Row up to which the body may reach behind the head, int32 [W]: the line between the places to both sides of the
+    head where the body's upper edge is seen before the background; the last row where it is nowhere seen."""
+    height, width = body.shape
+    edge = np.where(body.any(0), body.argmax(0), 0)
+    gap, x = scaled_px(OPEN_PX, width), np.arange(width)
+    seen = (edge >= gap) & background[edge - 1, x] & background[edge - gap, x]
+    if not seen.any():
+        return np.full(width, height, np.int32)
+    edge = cv2.medianBlur(edge[seen].astype(np.uint16)[None], 5)[0]  # label maps have spikes
+    return np.interp(x, x[seen], edge).astype(np.int32)
 
-    `columns` bool [W]: where a neck may stand, `colour` [3] the clip's neck; None: only above a visible one.
+
+@numba.njit(cache=True, nogil=True)
+def _paint_columns(frame, neck, clean, kept, roof, columns, known, torso_reach, neck_reach, margin, depth):
+    """What the body's columns give the pixels above them that are not `kept` (bool [h, W]; the head, and the body
+    beside it), each from the next `clean` pixel below.
+
+    Returns:
+        rise: how far that is, int16 [h, W]; 0: not painted.
+        covered: bool [h, W], a neck that does not show in its column: its colour is not known here.
+        skin: float32 [W, 3] colour of the neck in its columns; -1 where it does not show.
+        paint: uint8 [h, W, 3], the mean of `depth` rows of the body from `margin` below its edge on.
     """
-    height, size = clean.shape
-    reach = scaled_px(NECK_REACH_PX, size)
-    painted = np.zeros_like(clean)
-    clean_rows, hidden_rows = np.flatnonzero(clean.any(1)), np.flatnonzero(hidden.any(1))
-    if not len(clean_rows) or not len(hidden_rows):
-        return painted, np.empty((0, 3), np.uint8)
-    first = max(0, clean_rows[0] - reach)  # nothing above is reached, and below `band` nothing is hidden
-    band = slice(first, min(height, hidden_rows[-1] + reach + 1))
-    rows = np.arange(band.start, band.stop, dtype=np.int16)[:, None]
-    # Row of the next clean body pixel below each pixel; `height` where there is none.
-    below = np.minimum.accumulate(np.where(clean[band], rows, np.int16(height))[::-1], axis=0)[::-1]
-    rise = below - rows  # px
-    y, x = np.nonzero(hidden[band] & (below < height) & (rise <= reach))
-    is_neck = columns[x] if columns is not None else neck[below[y, x], x]
-    near_enough = (rise[y, x] <= scaled_px(TORSO_REACH_PX, size)) | is_neck
-    painted[y[near_enough] + first, x[near_enough]] = True
-    wide = np.ones((1, scaled_px(THIN_PX, size)), np.uint8)
-    painted[band] &= cv2.morphologyEx((painted | clean)[band].astype(np.uint8), cv2.MORPH_OPEN, wide) > 0
-    y, x = np.nonzero(painted)
-    if not len(y):
-        return painted, np.empty((0, 3), np.uint8)
-    below, rise = below[y - first, x], rise[y - first, x]  # [K]
+    height, width = clean.shape
+    rise, covered = np.zeros((height, width), np.int16), np.zeros((height, width), np.bool_)
+    skin, paint = np.full((width, 3), np.float32(-1)), np.zeros((height, width, 3), np.uint8)
+    colours = np.zeros((width, 3), np.float32)
+    edges, fresh = np.full(width, height, np.int64), np.zeros(width, np.bool_)
+    for y in range(height - 1, -1, -1):
+        for x in range(width):
+            if clean[y, x]:
+                edges[x], fresh[x] = y, True
+            below = edges[x]
+            if kept[y, x] or below == height:
+                continue
+            shows = neck[below, x]
+            is_neck = columns[x] if known else shows
+            if below - y > (neck_reach if is_neck or y >= roof[x] else torso_reach):
+                continue
+            if fresh[x]:  # a new edge
+                fresh[x] = False
+                first = below if shows else min(below + margin, height - 1)  # the neck may be a thin strip
+                count = np.float32(0)
+                colours[x] = 0
+                for row in range(first, min(first + depth, height)):
+                    if row > first and not (neck[row, x] if shows else clean[row, x]):
+                        break
+                    count += 1
+                    for k in range(3):
+                        colours[x, k] += frame[row, x, k]
+                for k in range(3):
+                    colours[x, k] /= count
+                if is_neck and shows:
+                    skin[x] = colours[x]
+            rise[y, x] = below - y
+            covered[y, x] = known and is_neck and not shows
+            for k in range(3):
+                paint[y, x, k] = np.uint8(colours[x, k] + np.float32(0.5))
+    return rise, covered, skin, paint
 
-    # Smooth only the window that is needed: it is a small part of the picture.
-    reach = scaled_px(3 * SPREAD_PX, size)
-    window = (
-        slice(max(0, y.min() - reach), below.max() + reach),
-        slice(max(0, x.min() - reach), x.max() + reach),
-    )
-    source = np.minimum(below + scaled_px(MARGIN_PX, size), height - 1)  # a little below the edge
-    top, left = window[0].start, window[1].start
-    smooth = _masked_blur(frame[window], clean[window], SPREAD_PX * size / 512)
-    own = smooth[np.minimum(source - top, len(smooth) - 1), x - left]  # [K, 3]
-    if columns is not None:
-        covered = columns[x] & ~neck[below, x]  # the chin lies on the collar: the neck is behind it
-        shown = columns[x] & ~covered
-        skin = _masked_blur(frame[window], neck[window], SPREAD_PX * size / 512)  # a thin strip: nothing of the collar
-        own[shown] = skin[below - top, x - left][shown]
-        own[covered] = _between(x[covered], x[shown], own[shown], colour)
-    fall = DARKENING ** (rise * (512 / size)).astype(np.float32)
-    paint = np.zeros(smooth.shape, np.float32)
-    paint[y - top, x - left] = own * fall[:, None]
-    even = _masked_blur(paint, painted[window], SPREAD_PX * size / 1024)
-    return painted, even[y - top, x - left].round().astype(np.uint8)
+
+def _even(paint: np.ndarray, painted: np.ndarray, rise: np.ndarray) -> None:
+    """Blur the paint across its columns, and darken it upwards; in place."""
+    left, top, width, height = cv2.boundingRect(painted.view(np.uint8))
+    if not width:
+        return
+    size = painted.shape[1]
+    side = scaled_px(3 * SPREAD_PX, size)
+    window = slice(top, top + height), slice(max(0, left - side), left + width + side)
+    weight = painted[window].astype(np.float32)
+    sigma = {"sigmaX": SPREAD_PX * size / 512, "sigmaY": EDGE_PX * size / 512}
+    total = cv2.GaussianBlur(paint[window] * weight[..., None], (0, 0), **sigma)
+    near = np.maximum(cv2.GaussianBlur(weight, (0, 0), **sigma), 1e-3)
+    shade = (DARKENING ** (np.arange(rise.max() + 1) * (512 / size))).astype(np.float32)
+    total *= (np.take(shade, rise[window]) / near)[..., None]
+    paint[window] = total.round()
 
 
 def _between(wanted: np.ndarray, known: np.ndarray, colours: np.ndarray, default: np.ndarray) -> np.ndarray:
@@ -217,27 +248,35 @@ def _between(wanted: np.ndarray, known: np.ndarray, colours: np.ndarray, default
     return np.stack([np.interp(wanted, columns, mean) for mean in means], -1)
 
 
-def _masked_blur(image: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian mean of the pixels in `mask`, float32 [H, W, 3]; the pixel itself where none is near."""
-    weight = mask.astype(np.float32)
-    total = cv2.GaussianBlur(image * weight[..., None], (0, 0), sigma)
-    near = cv2.GaussianBlur(weight, (0, 0), sigma)[..., None]
-    return np.where(near > 1e-3, total / np.maximum(near, 1e-3), image)
-
-
 def _coverage(solid: np.ndarray, head: np.ndarray, size: int) -> np.ndarray:
-    """Alpha of the layer, float32 [H, W]: soft within about a pixel of the background, fading out behind the head."""
-    person = (solid | head).astype(np.float32)
-    edge = cv2.GaussianBlur(person, (0, 0), max(0.5, EDGE_PX * size / 512))
-    fade = cv2.GaussianBlur(solid.astype(np.float32), (0, 0), max(0.5, FADE_PX * size / 512))
-    beside = cv2.dilate(solid.astype(np.uint8), box(1)) > 0
+    """Alpha of the layer, uint8 [h, W]: soft within about a pixel of the background, fading out behind the head."""
+    edge, fade = (
+        cv2.GaussianBlur(np.multiply(mask, np.uint8(255)), (0, 0), max(0.5, sigma * size / 512))
+        for mask, sigma in ((solid | head, EDGE_PX), (solid, FADE_PX))
+    )
+    beside = cv2.dilate(solid.view(np.uint8), box(1)).view(bool)
     coverage = cv2.copyTo(edge, (solid | (beside & ~head)).view(np.uint8))
-    return cv2.copyTo(cv2.min(edge, fade), (solid & head).view(np.uint8), coverage)
+    coverage = cv2.copyTo(cv2.min(edge, fade), (solid & head).view(np.uint8), coverage)
+    coverage[coverage < _LEAST_ALPHA] = 0
+    return coverage
 
 
-def _unmix(colour: np.ndarray, plate: np.ndarray, alpha: np.ndarray) -> None:
-    """Replace the frame's colour on soft edges by the layer's own: frame = alpha * own + (1 - alpha) * plate."""
-    edge = np.flatnonzero((alpha > 0) & (alpha < 1))
-    a = np.take(alpha, edge)[:, None]
-    seen, behind = (np.take(x.reshape(-1, 3), edge, axis=0) for x in (colour, plate))
-    colour.reshape(-1, 3)[edge] = np.clip((seen - (1 - a) * behind) / a, 0, 255).round().astype(np.uint8)
+@numba.njit(cache=True, nogil=True)
+def _assemble(frame, plate, alpha, painted, paint, layer):
+    """layer uint8 [h, W, 4]: the paint, or the frame's colour with the plate's part of a soft edge taken out again
+    (frame = alpha * own + (1 - alpha) * plate); zero where alpha is."""
+    height, width = alpha.shape
+    for y in range(height):
+        for x in range(width):
+            if alpha[y, x] == 0:
+                continue
+            layer[y, x, 3] = alpha[y, x]
+            share = np.float32(alpha[y, x]) / np.float32(255)
+            for k in range(3):
+                if painted[y, x]:
+                    layer[y, x, k] = paint[y, x, k]
+                elif alpha[y, x] == 255:
+                    layer[y, x, k] = frame[y, x, k]
+                else:
+                    own = (frame[y, x, k] - (np.float32(1) - share) * plate[y, x, k]) / share
+                    layer[y, x, k] = np.uint8(min(max(own, np.float32(0)), np.float32(255)) + np.float32(0.5))

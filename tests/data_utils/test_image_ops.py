@@ -5,32 +5,11 @@ from instag.data_utils.image_ops import (
     coarse_component_filter,
     component_filter,
     fill_from_nearest,
-    guided_filter,
     polygon_mask,
     push_pull_fill,
     scaled_px,
     strongest,
 )
-
-
-def test_guided_filter_keeps_constants_and_edges_of_the_guide():
-    guide = np.zeros((64, 64), np.float32)
-    guide[:, 32:] = 1
-    noisy = guide + 0.2 * np.random.default_rng(0).standard_normal(guide.shape).astype(np.float32)
-    smooth = guided_filter(noisy, guide, 6, 1e-4)
-    assert np.abs(smooth - guide)[:, 8:-8].mean() < 0.25 * np.abs(noisy - guide).mean()
-    assert smooth[:, 34].mean() - smooth[:, 29].mean() > 0.9  # a plain blur would leave a ramp
-    np.testing.assert_allclose(guided_filter(np.full((64, 64), 0.3), guide, 6, 1e-4), 0.3, atol=1e-4)
-
-
-def test_guided_filter_treats_channels_alike():
-    rng = np.random.default_rng(1)
-    guide, source = rng.random((32, 32), np.float32), rng.random((32, 32, 3), np.float32)
-    together = guided_filter(source, guide, 4, 1e-3)
-    for channel in range(3):
-        np.testing.assert_allclose(
-            together[..., channel], guided_filter(source[..., channel], guide, 4, 1e-3), atol=1e-5
-        )
 
 
 def test_polygon_covers_its_area_and_a_closed_one_nothing():

@@ -12,8 +12,9 @@ from instag.data_utils.head_plane import CELL_CM, CELLS, geometric_prior
 from instag.data_utils.landmarks import PersonSegmenter, track_landmarks
 from instag.data_utils.pose import fit_poses
 from instag.data_utils.segmentation import Parser, fit_parser
+from instag.data_utils.posterior import CLASSES
 from instag.data_utils.silhouette import refine_person
-from instag.data_utils.tidying import CLASSES, remove_specks, tidy
+from instag.data_utils.tidying import remove_specks, tidy
 from instag.errors import DataError
 from instag.synthetic import Speaker, render_frame
 
@@ -155,10 +156,12 @@ def test_regions_that_cannot_be_what_they_claim_go_to_their_neighbours():
     claimed[200:206, 180:186] = CLASSES.index(Label.HEAD)  # away from the nose, and small
     person = claimed >= 0
     posterior = np.eye(4, dtype=np.float32)[np.maximum(claimed, 0)]
-    found = tidy(posterior, person, np.array([128.0, 90.0])).argmax(-1)
+    tidied, likeliest = tidy(posterior.copy(), claimed.astype(np.int8), person, np.array([128.0, 90.0]))
+    found = tidied.argmax(-1)
     expected = np.where(true >= 0, true, CLASSES.index(Label.NECK))  # the sliver's place belongs to nothing else
     np.testing.assert_array_equal(found[person], expected[person])
-    np.testing.assert_array_equal(tidy(posterior, person, np.array([128.0, 90.0]))[~person], posterior[~person])
+    np.testing.assert_array_equal(likeliest[person], found[person])
+    np.testing.assert_array_equal(tidied[~person], posterior[~person])
 
 
 def test_specks_go_to_their_surroundings():
@@ -171,17 +174,20 @@ def test_specks_go_to_their_surroundings():
     np.testing.assert_array_equal(remove_specks(spoilt), labels)
 
 
+def tidied_everywhere(posterior):
+    likeliest = posterior.argmax(-1).astype(np.int8)
+    return tidy(posterior.copy(), likeliest, np.ones(likeliest.shape, bool), np.array([128.0, 100.0]))[1]
+
+
 def test_hair_that_hangs_from_nothing_is_torso():
     claimed = np.full((256, 256), CLASSES.index(Label.TORSO))
     claimed[:160] = CLASSES.index(Label.HEAD)
     claimed[:60] = CLASSES.index(Label.HAIR)
     posterior = 0.05 + 0.8 * np.eye(4, dtype=np.float32)[claimed]
     posterior[200:240, 20:80] = (0.05, 0.5, 0.05, 0.4)
-    found = tidy(posterior, np.ones((256, 256), bool), np.array([128.0, 100.0])).argmax(-1)
-    np.testing.assert_array_equal(found, claimed)
+    np.testing.assert_array_equal(tidied_everywhere(posterior), claimed)
     posterior[50:240, 20:40] = (0.05, 0.5, 0.05, 0.4)  # a strand leads there
-    found = tidy(posterior, np.ones((256, 256), bool), np.array([128.0, 100.0])).argmax(-1)
-    assert (found[200:240, 20:80] == CLASSES.index(Label.HAIR)).all()
+    assert (tidied_everywhere(posterior)[200:240, 20:80] == CLASSES.index(Label.HAIR)).all()
 
 
 def test_no_frames_is_an_error_that_says_so(speaker):
