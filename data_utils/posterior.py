@@ -5,7 +5,6 @@ Compiled loops, since each passes over the picture once where arrays would be ma
 
 from __future__ import annotations
 
-import cv2
 import numba
 import numpy as np
 

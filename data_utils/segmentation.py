@@ -230,9 +230,7 @@ def fit_parser(clip: ClipView) -> Parser:
     return Parser(clip.size, clip.focal, clip.plate, colours, prior, anatomy.jaw)
 
 
-def _posterior(
-    view: _View, jaw: JawLine, prior: np.ndarray, colours: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _posterior(view: _View, jaw: JawLine, prior: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probability of each class, float32 [h, w, 4], and the likeliest one, int8 [h, w]: `class_shares`, tidied."""
     here = JawShift(jaw, view.jaw).to_frame(np.log(prior + np.float32(1e-3)))  # logarithms: cells blend as odds do
     place = cv2.exp(view.plane.to_image(here, view.size))

@@ -47,5 +47,7 @@ def test_bytes_and_channels_are_treated_alike(guide):
         alone = guided_model(source[..., channel], guide, 4, 1e-3)
         for one, all_three in zip(alone, together, strict=True):
             np.testing.assert_allclose(one, all_three[..., channel], atol=1e-3)
-    of_bytes, of_floats = (guided_filter(x, guide, 4, 1e-3) for x in (source[..., 0], source[..., 0].astype(np.float32)))
+    of_bytes, of_floats = (
+        guided_filter(x, guide, 4, 1e-3) for x in (source[..., 0], source[..., 0].astype(np.float32))
+    )
     np.testing.assert_allclose(of_bytes, of_floats, atol=1)  # bytes are rounded at half size

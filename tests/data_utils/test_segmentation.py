@@ -11,8 +11,8 @@ from instag.data_utils.colour_counts import ColourCounts, colour_bins
 from instag.data_utils.head_plane import CELL_CM, CELLS, geometric_prior
 from instag.data_utils.landmarks import PersonSegmenter, track_landmarks
 from instag.data_utils.pose import fit_poses
-from instag.data_utils.segmentation import Parser, fit_parser
 from instag.data_utils.posterior import CLASSES
+from instag.data_utils.segmentation import Parser, fit_parser
 from instag.data_utils.silhouette import refine_person
 from instag.data_utils.tidying import remove_specks, tidy
 from instag.errors import DataError
