@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -21,7 +22,7 @@ from instag.data.layout import FPS
 from instag.errors import DataError
 from instag.media import VideoWriter, picture_of
 
-__all__ = ["ClipInfo", "Crop", "FrameReader", "VideoWriter", "iterate_frames", "probe", "read_range", "square_crop"]
+__all__ = ["ClipInfo", "Crop", "FrameReader", "VideoWriter", "iterate_frames", "probe", "square_crop"]
 
 log = logging.getLogger(__name__)
 
@@ -273,27 +274,6 @@ def square_crop(landmarks: np.ndarray, width: int, height: int, bars: tuple[int,
     return Crop(left + column, top + row, side)
 
 
-def read_range(path: Path | str, start: int, stop: int) -> np.ndarray:
-    """Frames start .. stop-1 of a video that this program wrote (25 fps, a key frame each second).
-
-    Returns uint8 [n, H, W, 3]; fewer than asked for where the video ends.
-    """
-    with _open(path) as container:
-        return np.stack([picture_of(frame) for frame in _from(container, start, stop)])
-
-
-def _from(container: av.container.InputContainer, start: int, stop: int) -> Iterator[av.VideoFrame]:
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    container.seek(round(start / FPS / stream.time_base), stream=stream, backward=True)
-    for frame in container.decode(stream):
-        number = round(float(frame.pts * stream.time_base) * FPS)
-        if number >= stop:
-            return
-        if number >= start:
-            yield frame
-
-
 def read_all(path: Path | str) -> Iterator[np.ndarray]:
     """All frames of a video that this program wrote, in order, uint8 [H, W, 3]."""
     with _open(path) as container:
@@ -303,16 +283,20 @@ def read_all(path: Path | str) -> Iterator[np.ndarray]:
 class FrameReader:
     """Random access to a video that this program wrote; the last blocks of a second are kept, at most ~50 MB.
 
-    They are kept as decoded and converted when asked for: some steps look at few frames of each block.
+    They are kept as decoded and converted when asked for: some steps look at few frames of each block. The file stays
+    open, and its decoder has one thread: opening it for each block and two threads take half as much time again.
+    Not for several threads at once.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _open(path) as container:
-            video = container.streams.video[0]
-            self.size, self.count = video.width, video.frames
+        self._container = _open(path)
+        video = self._container.streams.video[0]
+        video.codec_context.thread_count = 1
+        self.size, self.count = video.width, video.frames
         self._blocks: OrderedDict[int, list[av.VideoFrame]] = OrderedDict()
         self._capacity = max(2, CACHE_BYTES // (BLOCK * self.size * self.size * 3))
+        self._decoding, self._decoder = -1, iter(())  # the block that is decoded so far, and its other frames
 
     def __len__(self) -> int:
         return self.count
@@ -321,11 +305,24 @@ class FrameReader:
         """Frame i, uint8 [H, W, 3]."""
         if not 0 <= i < self.count:
             raise IndexError(f"{self.path} has {self.count} frames, not number {i}")
-        block = i // BLOCK
-        if block not in self._blocks:
-            with _open(self.path) as container:
-                self._blocks[block] = list(_from(container, block * BLOCK, (block + 1) * BLOCK))
-            while len(self._blocks) > self._capacity:
-                self._blocks.popitem(last=False)
+        block, k = divmod(i, BLOCK)
+        frames = self._blocks.setdefault(block, [])
         self._blocks.move_to_end(block)
-        return picture_of(self._blocks[block][i - block * BLOCK])
+        if len(self._blocks) > self._capacity:
+            self._blocks.popitem(last=False)
+        if k >= len(frames):
+            if block != self._decoding:
+                frames.clear()
+                follows = block == self._decoding + 1 and len(self._blocks.get(self._decoding, ())) == BLOCK
+                self._decoder = self._decoder if follows else self._from(block * BLOCK)
+                self._decoding = block
+            frames.extend(islice(self._decoder, k + 1 - len(frames)))
+        return picture_of(frames[k])
+
+    def _from(self, start: int) -> Iterator[av.VideoFrame]:
+        """Frames from number `start` on, which begins a block."""
+        stream = self._container.streams.video[0]
+        self._container.seek(round(start / FPS / stream.time_base), stream=stream, backward=True)
+        for frame in self._container.decode(stream):
+            if round(float(frame.pts * stream.time_base) * FPS) >= start:
+                yield frame

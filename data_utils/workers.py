@@ -42,11 +42,13 @@ class FramePool:
         self.workers = usable_cores() if workers is None else workers
         self._modules = modules
         self._executor: ProcessPoolExecutor | None = None
+        self._starting: Thread | None = None
 
     def start(self) -> None:
         """Start the processes, while this one goes on with something else."""
         if self.workers > 1 and self._executor is None:
-            self._running().submit(_nothing)
+            self._starting = Thread(target=self._running().submit, args=(_nothing,))  # `submit` waits for the server
+            self._starting.start()
 
     def map(self, function: Callable[..., T], count: int, *arguments: object) -> Iterator[tuple[range, T]]:
         """Yield (frames, result) chunk by chunk, in order. Function and arguments must be picklable."""
@@ -83,6 +85,9 @@ class FramePool:
 
     def close(self) -> None:
         """End the processes."""
+        if self._starting is not None:
+            self._starting.join()
+            self._starting = None
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
             self._executor = None

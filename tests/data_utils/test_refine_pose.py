@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -11,6 +12,8 @@ from instag.data_utils.refine_pose import (
     Skin,
     Texture,
     align_frame,
+    detail_picture,
+    face_part,
     fit_textures,
     make_texture,
     refine_poses,
@@ -18,6 +21,7 @@ from instag.data_utils.refine_pose import (
 )
 
 SIZE, FOCAL, RADIUS, FRAMES = 192, 432.0, 8.0, 12
+WHOLE = (slice(0, SIZE), slice(0, SIZE))
 WAVES = np.random.default_rng(0).normal(0, 1.6, (40, 3))  # rad / cm
 PHASES = np.random.default_rng(1).uniform(0, 6.28, 40)
 
@@ -108,11 +112,12 @@ def test_a_frame_alone_gives_what_it_gives_among_others(frames, trembling, skin)
 
 def test_a_hand_over_the_cheek_does_not_pull(frames, truth, trembling, skin):
     greys = [frame[..., 0] for frame in frames]
-    texture = make_texture(greys, skin, truth.rotation, truth.translation_cm, FOCAL, 2.0)
+    details = [detail_picture(grey, 2.0, WHOLE) for grey in greys]
+    texture = make_texture(details, skin, truth.rotation, truth.translation_cm, FOCAL, 2.0)
     covered = greys[4].copy()
     covered[100:130, 60:95] = 230
     believed = trembling.rotation[4], trembling.translation_cm[4]
-    free, pulled = (align_frame(grey, skin, [texture], believed, believed, FOCAL) for grey in (greys[4], covered))
+    free, pulled = (align_frame(grey, skin, [texture], believed, FOCAL) for grey in (greys[4], covered))
     apart = Rotation.from_matrix(free[0] @ pulled[0].T).magnitude()
     assert np.degrees(apart) < 0.6 and np.abs(free[1] - pulled[1])[:2].max() < 0.06  # an eighth of the face hidden
 
@@ -121,17 +126,39 @@ def test_pictures_that_say_nothing_leave_the_landmarks_pose(trembling, skin):
     believed = trembling.rotation[0], trembling.translation_cm[0]
     flat = np.full((SIZE, SIZE), 128, np.uint8)
     unseen = Texture(1.0, np.zeros(len(skin.points)), np.zeros(len(skin.points)))
-    for texture in (unseen, make_texture([flat], skin, *(part[None] for part in believed), FOCAL, 1.0)):
-        rotation, translation = align_frame(flat, skin, [texture], believed, believed, FOCAL)
+    for texture in (
+        unseen,
+        make_texture([detail_picture(flat, 1.0, WHOLE)], skin, *(part[None] for part in believed), FOCAL, 1.0),
+    ):
+        rotation, translation = align_frame(flat, skin, [texture], believed, FOCAL)
         np.testing.assert_allclose(rotation, believed[0], atol=1e-9)
         np.testing.assert_allclose(translation, believed[1], atol=1e-9)
     outside = believed[0], believed[1] + [500.0, 0, 0]
-    assert align_frame(flat, skin, [unseen], outside, outside, FOCAL)[1][0] == outside[1][0]
+    assert align_frame(flat, skin, [unseen], outside, FOCAL)[1][0] == outside[1][0]
 
 
 def test_a_pose_far_from_the_landmarks_is_not_believed(frames, truth, skin):
-    texture = make_texture([frames[0][..., 0]], skin, truth.rotation[:1], truth.translation_cm[:1], FOCAL, 3.0)
-    away = Rotation.from_euler("y", 4, degrees=True).as_matrix() @ truth.rotation[0]
+    detail = detail_picture(frames[0][..., 0], 3.0, WHOLE)
+    texture = make_texture([detail], skin, truth.rotation[:1], truth.translation_cm[:1], FOCAL, 3.0)
     believed = Rotation.from_euler("y", -8, degrees=True).as_matrix() @ truth.rotation[0], truth.translation_cm[0]
-    result = align_frame(frames[0][..., 0], skin, [texture] * 3, (away, truth.translation_cm[0]), believed, FOCAL)
+    result = align_frame(frames[0][..., 0], skin, [texture] * 3, believed, FOCAL)
     assert result[0] is believed[0] or np.degrees(Rotation.from_matrix(result[0] @ believed[0].T).magnitude()) <= 6.0
+
+
+def test_the_part_with_the_face_is_the_whole_pictures(frames, truth, skin):
+    grey, pose = frames[3][..., 0], (truth.rotation[3], truth.translation_cm[3])
+    part = face_part(skin, pose, 4 * FOCAL, 4 * SIZE)
+    grey = cv2.resize(grey, (4 * SIZE, 4 * SIZE), interpolation=cv2.INTER_CUBIC)
+    textures = []
+    for where in (part, (slice(0, 4 * SIZE),) * 2):
+        detail = detail_picture(grey, 1.0, where)
+        textures.append(make_texture([detail], skin, *(each[None] for each in pose), 4 * FOCAL, 1.0))
+    assert part[0].stop - part[0].start < 4 * SIZE
+    np.testing.assert_allclose(textures[0].values, textures[1].values, atol=1e-4)
+    np.testing.assert_array_equal(textures[0].weights, textures[1].weights)
+
+
+def test_a_face_outside_the_picture_has_a_part_all_the_same(truth, skin):
+    for shift in ([500, 0, 0], [-500, 0, 0], [0, 500, 0], [0, -500, 0]):
+        rows, columns = face_part(skin, (truth.rotation[0], truth.translation_cm[0] + shift), FOCAL, 66)
+        assert 0 <= rows.start < 62 and rows.stop > rows.start + 4 and 0 <= columns.start < 62

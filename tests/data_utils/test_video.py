@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from instag import media
-from instag.data_utils.video import FrameReader, iterate_frames, probe, read_all, read_range, square_crop
+from instag.data_utils.video import FrameReader, iterate_frames, probe, read_all, square_crop
 from instag.errors import DataError
 from instag.media import BT601, LIMITED_RANGE, VideoWriter, picture_of, to_planes
 
@@ -91,9 +91,8 @@ def test_colours_are_converted_as_swscale_does():
 def test_random_access_is_sequential_access(clip):
     frames, reader = list(read_all(clip)), FrameReader(clip)
     assert len(reader) == len(frames) == 80
-    for i in (79, 0, 26, 25, 24, 51):
+    for i in (79, 0, 26, 25, 24, 51, 30, *range(80), 3, 29, 74, 75):
         np.testing.assert_array_equal(reader(i), frames[i])
-    np.testing.assert_array_equal(read_range(clip, 23, 28), np.stack(frames[23:28]))
     with pytest.raises(IndexError):
         reader(80)
 
