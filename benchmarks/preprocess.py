@@ -44,7 +44,7 @@ from instag.data_utils.process import process  # noqa: E402
 from instag.data_utils.video import read_all  # noqa: E402
 from instag.synthetic.landmarks import MEDIAPIPE, NAMES  # noqa: E402
 
-LAST_STEP = {"poses": "tracks", "masks": "segmentation"}
+LAST_STEP = {"poses": "tracks", "masks": "pictures"}
 TO_OPENGL = np.array([1.0, -1.0, -1.0])
 MASK_FIGURES = (
     *("person", "whole_head", "head", "hair", "neck", "torso", "mouth_open"),

@@ -20,6 +20,7 @@ from instag.data.layout import Label
 from instag.data_utils.image_ops import strongest
 from instag.data_utils.segmentation import Parser
 from instag.data_utils.tidying import remove_specks
+from instag.data_utils.torso import Neck
 from instag.errors import DataError, InstagError
 
 Network = Callable[[np.ndarray], np.ndarray]  # float32 [1, 3, h, w] -> float32 [1, C, h', w']
@@ -163,6 +164,11 @@ class NetworkParser:
     path: Path
     table: LabelTable | None  # None: a ready one, by the number of classes
     own: Parser
+
+    @property
+    def neck(self) -> Neck | None:
+        """The clip's, as our own parser sees it."""
+        return self.own.neck
 
     def label(
         self,

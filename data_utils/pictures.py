@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -15,10 +16,11 @@ from instag.data.layout import LABEL_COLORS, Label, SubjectFolder
 from instag.data_utils.clip import ClipView
 from instag.data_utils.face_points import to_68_points
 from instag.data_utils.files import read_image, write_image
-from instag.data_utils.segmentation import Parser
 from instag.data_utils.torso import Neck, compose, torso_layer
 from instag.files import atomic_path
 
+_COLORS = np.zeros((256, 1, 3), np.uint8)
+_COLORS[: len(LABEL_COLORS), 0] = LABEL_COLORS
 _COLOR_SUMS = np.array([[4, 2, 1]]) / 255  # of red, green, blue: six colours, six whole numbers (grey rounds up to 3)
 _LABEL_OF_SUM = np.zeros(256, np.uint8)
 _LABEL_OF_SUM[np.rint(LABEL_COLORS @ _COLOR_SUMS[0]).astype(int)] = np.arange(len(LABEL_COLORS))
@@ -30,16 +32,25 @@ def _clip(root: Path, version: str) -> ClipView:
     return ClipView.open(SubjectFolder(root))
 
 
-def write_labels(start: int, stop: int, root: Path, version: str, parser: Parser) -> None:
-    """parsing/<i>.png of frames start .. stop-1."""
-    folder = SubjectFolder(root)
-    for i in range(start, stop):
-        if folder.parsing(i).is_file():
-            continue
-        clip = _clip(root, version)
-        pose = clip.rotation[i], clip.translation_cm[i]
-        labels = parser.label(clip.frame(i), clip.person(i), clip.landmarks[i], *pose)
-        write_image(folder.parsing(i), np.take(LABEL_COLORS, labels, axis=0))
+class LabelsFrames(Protocol):
+    """Our own parser, or the user's network: see `segmentation.Parser`."""
+
+    neck: Neck | None
+
+    def label(
+        self,
+        frame: np.ndarray,
+        person: np.ndarray,
+        landmarks: np.ndarray,
+        rotation: np.ndarray,
+        translation_cm: np.ndarray,
+    ) -> np.ndarray:
+        """Label map uint8 [H, W]."""
+
+
+def write_labels(folder: SubjectFolder, i: int, labels: np.ndarray) -> None:
+    """Label map uint8 [H, W] to parsing/<i>.png."""
+    write_image(folder.parsing(i), cv2.applyColorMap(labels, _COLORS))
 
 
 def read_labels(folder: SubjectFolder, i: int) -> np.ndarray:
@@ -47,20 +58,23 @@ def read_labels(folder: SubjectFolder, i: int) -> np.ndarray:
     return cv2.LUT(cv2.transform(read_image(folder.parsing(i)), _COLOR_SUMS), _LABEL_OF_SUM)
 
 
-def write_pictures(start: int, stop: int, root: Path, version: str, neck: Neck | None) -> np.ndarray:
-    """What is made of frames and label maps in a chunk: torso_imgs/<i>.png, ori_imgs/<i>.jpg and .lms, and
-    gt_imgs/<i>.jpg (the person over the clean plate); returns torso over plate, uint8 [n, H, W, 3].
-
-    `neck`: the clip's.
-    """
+def write_pictures(start: int, stop: int, root: Path, version: str, parser: LabelsFrames) -> np.ndarray:
+    """All pictures of the frames start .. stop-1: parsing/<i>.png, torso_imgs/<i>.png, ori_imgs/<i>.jpg and .lms, and
+    gt_imgs/<i>.jpg (the person over the clean plate); returns torso over plate, uint8 [n, H, W, 3]."""
     folder, clip = SubjectFolder(root), _clip(root, version)
     plates = np.empty((stop - start, clip.size, clip.size, 3), np.uint8)
     for i in range(start, stop):
         if folder.ground_truth(i).is_file():  # the last of them
             layer = read_image(folder.torso(i))
         else:
-            frame, labels = clip.frame(i), read_labels(folder, i)
-            layer = torso_layer(frame, labels, clip.plate.image, neck, clip.plane(i))
+            frame = clip.frame(i)
+            if folder.parsing(i).is_file():
+                labels = read_labels(folder, i)
+            else:
+                pose = clip.rotation[i], clip.translation_cm[i]
+                labels = parser.label(frame, clip.person(i), clip.landmarks[i], *pose)
+                write_labels(folder, i, labels)
+            layer = torso_layer(frame, labels, clip.plate.image, parser.neck, clip.plane(i))
             write_image(folder.torso(i), layer)
             _write_images(folder, i, frame, labels, clip)
         plates[i - start] = compose(layer, clip.plate.image)

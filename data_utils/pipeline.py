@@ -29,18 +29,17 @@ from instag.data_utils.face_mesh import face_triangles
 from instag.data_utils.files import read_image, write_image
 from instag.data_utils.job import Job, Step
 from instag.data_utils.manifest import file_hash
-from instag.data_utils.pictures import read_labels, write_labels, write_pictures
+from instag.data_utils.pictures import read_labels, write_pictures
 from instag.data_utils.pose import fit_poses
 from instag.data_utils.priors import camera_mesh, rasterize_mesh
 from instag.data_utils.refine_pose import fit_textures, refine_chunk, sample_skin, steady_poses
 from instag.data_utils.segmentation import fit_parser
-from instag.data_utils.torso import fit_neck
 from instag.data_utils.video import FrameReader
 from instag.errors import DataError
 from instag.files import atomic_path
 from instag.media import VideoWriter
 
-WORKER_MODULES = (refine_chunk.__module__, write_labels.__module__)  # what the pool's processes need
+WORKER_MODULES = (refine_chunk.__module__, write_pictures.__module__)  # what the pool's processes need
 SHEET_FRAMES = 4  # of the contact sheet, besides the one with the mouth widest open
 
 
@@ -70,27 +69,18 @@ def _background(job: Job) -> None:
     write_image(job.folder.background, plate.image)
 
 
-def _segmentation(job: Job) -> None:
+def _pictures(job: Job) -> None:
+    folder = job.folder
     if not job.resumed:
-        shutil.rmtree(job.folder.parsing(0).parent, ignore_errors=True)
-    parser = fit_parser(ClipView.open(job.folder))
+        for path in (folder.parsing(0), folder.torso(0), folder.image(0), folder.ground_truth(0), folder.teeth(0)):
+            shutil.rmtree(path.parent, ignore_errors=True)
+    parser = fit_parser(ClipView.open(folder))
     if job.parser is not None:
         path = Path(job.parser)
         networks.load_network(path)  # a useless file is found out here, not in the workers
         parser = networks.NetworkParser(path, networks.read_table(path), parser)
-    for _ in job.run_chunks(write_labels, parser):
-        pass
-
-
-def _pictures(job: Job) -> None:
-    folder = job.folder
-    if not job.resumed:
-        for path in (folder.torso(0), folder.image(0), folder.ground_truth(0), folder.teeth(0)):
-            shutil.rmtree(path.parent, ignore_errors=True)
-    clip = ClipView.open(job.folder)
-    neck = fit_neck(clip.frame, lambda i: read_labels(job.folder, i), clip.plane, clip.count)
-    with VideoWriter(job.folder.plates, FPS, job.size, **ingest.ENCODING) as writer:
-        for plates in job.run_chunks(write_pictures, neck):
+    with VideoWriter(folder.plates, FPS, job.size, **ingest.ENCODING) as writer:
+        for plates in job.run_chunks(write_pictures, parser):
             for picture in plates:
                 writer.write(picture)
     subject_files.write_empty_teeth(folder, job.count, job.size)
@@ -220,13 +210,6 @@ STEPS = (
     Step("action_units", ("refine_pose",), _action_units, lambda job: [job.folder.action_units], beside=True),
     Step("tracks", ("refine_pose",), _tracks, lambda job: [job.folder.tracks], beside=True),
     Step(
-        "segmentation",
-        ("refine_pose", "background"),
-        _segmentation,
-        lambda job: _ends(job.folder.parsing, job),
-        _network_files,
-    ),
-    Step(
         "geometry",
         ("video",),
         _geometry,
@@ -239,15 +222,17 @@ STEPS = (
     ),
     Step(
         "pictures",
-        ("segmentation",),
+        ("refine_pose", "background"),
         _pictures,
         lambda job: [
             job.folder.plates,
+            *_ends(job.folder.parsing, job),
             *_ends(job.folder.torso, job),
             *_ends(job.folder.image, job),
             *_ends(job.folder.ground_truth, job),
             *_ends(job.folder.teeth, job),
         ],
+        _network_files,
     ),
     Step("contact_sheet", ("pictures", "tracks"), _contact_sheet, lambda job: [job.folder.contact_sheet], beside=True),
     Step(

@@ -11,7 +11,10 @@ single speaker; clothes in the colour of hair that lies on them are not told apa
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import cv2
@@ -34,6 +37,8 @@ from instag.data_utils.mouth import inside_mouth
 from instag.data_utils.posterior import CLASSES, HAIR, HEAD, NECK, TORSO, class_shares, enlarged_labels
 from instag.data_utils.silhouette import refine_person
 from instag.data_utils.tidying import remove_specks, tidy
+from instag.data_utils.torso import Neck, fit_neck
+from instag.data_utils.workers import usable_cores
 from instag.errors import DataError
 
 WORKING_SIZE = 256  # px; posteriors are computed at most at this side
@@ -188,6 +193,7 @@ class Parser:
     colours: np.ndarray  # float32 [32^3, 4], `_likelihoods`
     prior: np.ndarray  # float32 [CELLS, CELLS, 4] on the head's map with the median jaw
     jaw: JawLine
+    neck: Neck | None
 
     def label(
         self,
@@ -215,19 +221,31 @@ def fit_parser(clip: ClipView) -> Parser:
     """Learn the colours and the map of one clip. Reads about 24 frames, in rising order; deterministic."""
     if clip.count < 1:
         raise DataError("segmentation: the clip has no frames; check that the video decodes")
-    views, foreheads = [], []
-    for i in np.unique(np.linspace(0, clip.count - 1, FIT_FRAMES).round().astype(int)):
-        frame = clip.frame(int(i))
-        alpha = refine_person(frame, clip.person(int(i)), clip.plate)
-        plane = HeadPlane.from_pose(clip.rotation[i], clip.translation_cm[i], clip.focal, clip.size)
-        views.append(_view(frame, alpha, clip.landmarks[i], plane))
-        foreheads.append(plane.unproject(clip.landmarks[i, FOREHEAD_TOP, :2])[1])
-    anatomy = _Anatomy(JawLine.median([view.jaw for view in views]), float(np.median(foreheads)))
-    colours = _seed_colours(views, anatomy)
-    geometry = prior = geometric_prior(anatomy.jaw, anatomy.forehead)
-    for _ in range(ROUNDS):
-        prior, colours = _maximise(views, anatomy.jaw, geometry, prior, colours)
-    return Parser(clip.size, clip.focal, clip.plate, colours, prior, anatomy.jaw)
+    picks = np.unique(np.linspace(0, clip.count - 1, FIT_FRAMES).round().astype(int)).tolist()
+    read = ((i, clip.frame(i), clip.person(i)) for i in picks)
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        views = list(threads.map(lambda given: _view_of(clip, *given), read))
+        anatomy = _Anatomy(
+            JawLine.median([view.jaw for view in views]),
+            float(np.median([view.plane.unproject(view.landmarks[FOREHEAD_TOP])[1] for view in views])),
+        )
+        colours = _seed_colours(views, anatomy)
+        geometry = prior = geometric_prior(anatomy.jaw, anatomy.forehead)
+
+        def posteriors() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            return threads.map(partial(_posterior, jaw=anatomy.jaw, prior=prior, colours=colours), views)
+
+        for _ in range(ROUNDS):
+            prior, colours = _maximise(views, posteriors(), anatomy.jaw, geometry, prior)
+        shown = [likeliest == NECK for _, likeliest in posteriors()]
+    necks = [neck & (view.alpha > 0.5) for neck, view in zip(shown, views, strict=True)]
+    neck = fit_neck([view.image for view in views], necks, [view.plane for view in views])
+    return Parser(clip.size, clip.focal, clip.plate, colours, prior, anatomy.jaw, neck)
+
+
+def _view_of(clip: ClipView, i: int, frame: np.ndarray, person: np.ndarray) -> _View:
+    plane = HeadPlane.from_pose(clip.rotation[i], clip.translation_cm[i], clip.focal, clip.size)
+    return _view(frame, refine_person(frame, person, clip.plate), clip.landmarks[i], plane)
 
 
 def _posterior(view: _View, jaw: JawLine, prior: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -248,13 +266,16 @@ def _face_depth(view: _View) -> np.ndarray:
 
 
 def _maximise(
-    views: list[_View], jaw: JawLine, geometry: np.ndarray, prior: np.ndarray, colours: np.ndarray
+    views: list[_View],
+    posteriors: Iterable[tuple[np.ndarray, np.ndarray]],
+    jaw: JawLine,
+    geometry: np.ndarray,
+    prior: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One round: posteriors of all views -> new prior and colour models."""
     counts = [ColourCounts() for _ in CLASSES]
     total = np.zeros_like(prior)
-    for view in views:
-        posterior, _ = _posterior(view, jaw, prior, colours)
+    for view, (posterior, _) in zip(views, posteriors, strict=True):
         person = (view.alpha > 0.7).astype(np.float32)
         total += JawShift(jaw, view.jaw).to_median(view.plane.to_map(posterior * person[..., None]))
         core = view.alpha > 0.9

@@ -4,7 +4,7 @@ a little smaller uncovers skin and collar instead of background (AD-NeRF's in-pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -33,7 +33,6 @@ LEAST_PIECE_PX = 400  # area; smaller pieces of the body are noise of the label 
 _LEAST_ALPHA = 6  # of 255: less than this is none
 
 # --- the neck of a clip -------------------------------------------------------------------------------------------
-NECK_FRAMES = 24  # looked at, evenly spread
 WELL_SEEN = 0.6  # of the frame that shows most of the neck: frames that show this much tell its width
 EDGE_PERCENTILES = (3, 97)  # of the neck's pixels across
 LEAST_NECK_PX = 200  # area at 512 px
@@ -53,27 +52,21 @@ class Neck:
         return float(edges.min()), float(edges.max())
 
 
-def fit_neck(
-    frame: Callable[[int], np.ndarray],
-    labels: Callable[[int], np.ndarray],
-    plane: Callable[[int], HeadPlane],
-    count: int,
-) -> Neck | None:
-    """The neck of a clip from the frames that show it best; None where none does. Called in rising order.
+def fit_neck(frames: Sequence[np.ndarray], necks: Sequence[np.ndarray], planes: Sequence[HeadPlane]) -> Neck | None:
+    """The neck of a clip from the frames that show it best; None where none does.
 
-    `frame(i)` uint8 [H, W, 3] RGB, `labels(i)` uint8 [H, W] (`Label`), `plane(i)` the head's plane, 0 <= i < `count`.
+    `frames` uint8 [H, W, 3] RGB, evenly spread; `necks` bool [H, W], where each shows it; `planes` of the head.
     """
     areas, edges, colours = [], [], []
-    for i in np.unique(np.linspace(0, count - 1, NECK_FRAMES).round().astype(int)):
-        rows, columns = np.nonzero(labels(int(i)) == Label.NECK)
-        picture = frame(int(i))
-        area = len(rows) * (512 / len(picture)) ** 2
+    for frame, neck, plane in zip(frames, necks, planes, strict=True):
+        rows, columns = np.nonzero(neck)
+        area = len(rows) * (512 / len(frame)) ** 2
         if area < LEAST_NECK_PX:
             continue
-        u = plane(int(i)).unproject(np.stack([columns, rows], -1) + 0.5)[:, 0]
+        u = plane.unproject(np.stack([columns, rows], -1) + 0.5)[:, 0]
         areas.append(area)
         edges.append(np.percentile(u, EDGE_PERCENTILES))
-        colours.append(np.median(picture[rows, columns], axis=0))
+        colours.append(np.median(frame[rows, columns], axis=0))
     if not areas:
         return None
     chosen = np.array(areas) >= WELL_SEEN * max(areas)

@@ -16,7 +16,7 @@ from instag.data.layout import FPS, LABEL_COLORS, SAMPLE_RATE, TRACKS, Label, Su
 from instag.data.subject_folder import FolderSource
 from instag.data_utils import pictures, pipeline
 from instag.data_utils.clip import ClipView
-from instag.data_utils.files import read_image, write_image
+from instag.data_utils.files import read_image
 from instag.data_utils.process import main, process
 from instag.data_utils.split import main as split_main
 from instag.data_utils.workers import FramePool
@@ -117,16 +117,19 @@ def test_numbers_of_another_type_are_the_same_settings(clip, tmp_path, monkeypat
 
 @pytest.fixture
 def begun(subject, clip, tmp_path, monkeypatch):
-    """A run that died in the middle of the segmentation, after 30 frames."""
+    """A run that died in the middle of the pictures, after 30 label maps and 10 of everything."""
     folder = SubjectFolder(tmp_path / "anna")
     shutil.copytree(subject.root, folder.root)
     manifest = json.loads(folder.manifest.read_text())
-    for step in ("pictures", "pack", "contact_sheet"):
+    for step in ("pack", "contact_sheet"):
         del manifest["steps"][step]
-    manifest["steps"]["segmentation"]["done"] = False
+    manifest["steps"]["pictures"]["done"] = False
     folder.manifest.write_text(json.dumps(manifest))
     for i in range(30, FRAMES):
         folder.parsing(i).unlink()
+    for i in range(10, FRAMES):
+        for path in (folder.torso(i), folder.image(i), folder.landmarks(i), folder.ground_truth(i)):
+            path.unlink()
     folder.parsing(30).with_name(".30.123.partial.png").write_bytes(b"half")
     return folder
 
@@ -140,7 +143,8 @@ def test_a_killed_run_goes_on_where_it_stopped(begun, subject, clip):
     assert finished.read_bytes() == subject.parsing(40).read_bytes()
     assert begun.frames.stat().st_mtime_ns == subject.frames.stat().st_mtime_ns  # copied with its time, not made again
     assert all(mark["done"] for mark in marks(begun).values())
-    np.testing.assert_array_equal(read_image(begun.torso(9)), read_image(subject.torso(9)))
+    for i in (9, 20, 40):
+        np.testing.assert_array_equal(read_image(begun.torso(i)), read_image(subject.torso(i)))
 
 
 def test_one_step_alone_makes_the_later_ones_stale(subject, clip, tmp_path):
@@ -152,13 +156,14 @@ def test_one_step_alone_makes_the_later_ones_stale(subject, clip, tmp_path):
         *("survey", "video", "audio", "features", "landmarks", "pose", "refine_pose"),
         *("background", "geometry", "action_units", "tracks"),
     }
-    with pytest.raises(DataError, match="'pictures' needs 'segmentation'"):
-        process(clip, folder.root, steps=["pictures"])
+    with pytest.raises(DataError, match="'pack' needs 'pictures'"):
+        process(clip, folder.root, steps=["pack"])
 
 
 def test_labels_survive_their_colours(tmp_path):
     folder, labels = SubjectFolder(tmp_path), np.arange(len(Label), dtype=np.uint8).repeat(20).reshape(10, -1)
-    write_image(folder.parsing(0), LABEL_COLORS[labels])
+    pictures.write_labels(folder, 0, labels)
+    np.testing.assert_array_equal(read_image(folder.parsing(0)), LABEL_COLORS[labels])
     np.testing.assert_array_equal(pictures.read_labels(folder, 0), labels)
 
 
@@ -182,7 +187,7 @@ def test_networks_of_the_user_take_part(subject, clip, tmp_path, monkeypatch):
     folder = SubjectFolder(tmp_path / "anna")
     shutil.copytree(subject.root, folder.root)
     geometry = files["normal"], files["depth"]
-    process(clip, folder.root, parser=files["parser"], geometry=geometry, steps=["segmentation", "geometry"], workers=1)
+    process(clip, folder.root, parser=files["parser"], geometry=geometry, steps=["pictures", "geometry"], workers=1)
     assert (pictures.read_labels(folder, 3) == Label.HAIR).all()  # class 17 of CelebAMask
     depth, normal = FolderSource(folder.root).network_prior(5)
     assert (depth == 2).all() and normal.shape == (SIZE, SIZE, 3)

@@ -138,7 +138,7 @@ def test_a_stray_column_of_neck_is_not_continued():
 def test_a_neck_that_the_chin_hides_is_the_clip_s():
     speaker = make_speaker(256, 3)
     plane = HeadPlane.from_pose(speaker.rotation[0], speaker.translation_cm[0], speaker.focal, 256)
-    neck = fit_neck(speaker.frame, lambda i: speaker.truth[i], lambda i: plane, speaker.count)
+    neck = fit_neck(speaker.frames, speaker.truth == Label.NECK, [plane] * speaker.count)
     left, right = neck.columns(plane)
     columns = np.nonzero((speaker.truth[0] == Label.NECK).any(0))[0]
     assert abs(left - columns.min()) < 8 and abs(right - columns.max()) < 8
@@ -156,8 +156,7 @@ def test_a_neck_that_the_chin_hides_is_the_clip_s():
 
 def test_a_clip_without_a_visible_neck_has_none():
     speaker = make_speaker(64, 2)
-    nothing = np.zeros((64, 64), np.uint8)
-    assert fit_neck(speaker.frame, lambda i: nothing, lambda i: None, 2) is None
+    assert fit_neck(speaker.frames, np.zeros((2, 64, 64), bool), [None] * 2) is None
 
 
 def test_no_body_gives_an_empty_layer(made):
