@@ -54,27 +54,27 @@ class PixelRules:
         shown: where the target is the frame; it is the key colour elsewhere.
         painted: where the render is painted over with the key colour and gets no gradient.
         opaque: where alpha belongs; the other pixels should be clear.
-        matte: weight of wrong alpha in a comparison over the frame itself: the branch, drawn on black, lies over the
-            frame where it is shown, the frame stands elsewhere, and alpha should be 1 in the one part and 0 in the
-            other, painted pixels left out. 0: the comparison on the key colour.
-        matte_lips: how much more it weighs in the lip rectangle, as a share.
         alpha: weight of the coverage term; None: there is no term but the pair.
         attention: at most two.
         normal_region, normal: of the normal prior.
         depth_region, depth: of the depth prior.
+        matte: weight of wrong alpha in a comparison over the frame itself: the branch, drawn on black, lies over the
+            frame where it is shown, the frame stands elsewhere, and alpha should be 1 in the one part and 0 in the
+            other, painted pixels left out. 0: the comparison on the key colour.
+        matte_lips: how much more it weighs in the lip rectangle, as a share.
     """
 
     shown: Region
     painted: Region = 0
     opaque: Region = 0
     alpha: float | None = None
-    matte: float = 0.0
-    matte_lips: float = 0.0
     attention: tuple[AttentionRule, ...] = ()
     normal_region: Region = 0
     normal: float = 0.0
     depth_region: Region = 0
     depth: float = 0.0
+    matte: float = 0.0
+    matte_lips: float = 0.0
 
 
 @dataclass(frozen=True)
