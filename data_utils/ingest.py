@@ -38,7 +38,6 @@ MASKS_BEHIND = 4  # frames whose masks are waited for while the encoder goes on
 
 def survey(job: Job) -> None:
     """Look at the whole clip once: `survey`."""
-    job.pool.start()  # its processes get ready meanwhile
     info = probe(job.clip)
     if 0 < info.seconds < SHORTEST_CLIP:
         raise DataError(f"{job.clip}: {info.seconds:.1f} s long, {SHORTEST_CLIP:.0f} s are needed; give a longer clip")

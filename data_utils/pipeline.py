@@ -39,7 +39,6 @@ from instag.errors import DataError
 from instag.files import atomic_path
 from instag.media import VideoWriter
 
-WORKER_MODULES = (refine_chunk.__module__, write_pictures.__module__)  # what the pool's processes need
 SHEET_FRAMES = 4  # of the contact sheet, besides the one with the mouth widest open
 
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run as a script: the checkout is to be searched for modules, not this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -16,12 +16,17 @@ if __name__ == "__main__":  # run as a script: the checkout is to be searched fo
 from instag.data.layout import SubjectFolder
 from instag.errors import DataError, InstagError
 
+if TYPE_CHECKING:
+    from instag.data_utils.workers import FramePool
+
 POSES = ("photometric", "landmarks")
 DEFAULTS = {"size": 512, "extractor": "phone-mel", "norm": "file", "fix_lag": False, "poses": POSES[0]}
 # What says which part of the clip is used and how: not remembered when the whole is made again without it.
 CHOICE = ("limit_seconds", "shot", "best", "lag", "fix_lag")
 # Settings are named by a hash of their JSON, in which 10 and 10.0 differ.
 NUMBERS = {"size": int, "limit_seconds": float, "shot": int, "best": float, "lag": int, "fix_lag": bool}
+# What the pool's processes need: they start before the pipeline is imported here.
+WORKER_MODULES = ("instag.data_utils.refine_pose", "instag.data_utils.pictures")
 SMALLEST_SIZE = 64
 SHORTEST_LIMIT = 2.0  # seconds
 LARGEST_SHIFT = 250  # frames
@@ -83,13 +88,6 @@ def process(
     }
     _check_numbers(asked)
     with preprocessing_packages():
-        from instag.audio.norm import check_mode
-        from instag.data.audio import get_extractor
-        from instag.data_utils.clip import WorkFiles
-        from instag.data_utils.files import remove_leavings
-        from instag.data_utils.job import Job, run_steps
-        from instag.data_utils.manifest import Manifest, file_hash
-        from instag.data_utils.pipeline import INGESTION, STEPS, WORKER_MODULES
         from instag.data_utils.video import probe, require_file
         from instag.data_utils.workers import FramePool
     require_file(clip)
@@ -97,6 +95,29 @@ def process(
         raise DataError(f"{clip}: this name is needed for a result; rename the clip")
     if not probe(clip).has_audio:
         raise DataError(f"{clip}: has no sound, which the lips are learnt from; give a clip with speech")
+    with FramePool(workers, WORKER_MODULES) as pool:
+        if not folder.manifest.is_file():
+            pool.start()  # its processes import meanwhile what they need
+        _make(clip, folder, asked, steps, force, pool)
+    return folder
+
+
+def _make(
+    clip: Path,
+    folder: SubjectFolder,
+    asked: Mapping[str, Any],
+    steps: Sequence[str] | None,
+    force: bool,
+    pool: FramePool,
+) -> None:
+    with preprocessing_packages():
+        from instag.audio.norm import check_mode
+        from instag.data.audio import get_extractor
+        from instag.data_utils.clip import WorkFiles
+        from instag.data_utils.files import remove_leavings
+        from instag.data_utils.job import Job, run_steps
+        from instag.data_utils.manifest import Manifest, file_hash
+        from instag.data_utils.pipeline import INGESTION, STEPS
     known = folder.manifest.is_file()
     manifest = Manifest.load(folder.manifest, WorkFiles(folder).timings)
     source = manifest.facts.get("source", {})
@@ -115,14 +136,11 @@ def process(
     remove_leavings(folder.root)
     manifest.save()  # a folder that cannot be written is found out before the work
     try:
-        with FramePool(workers, WORKER_MODULES) as pool:
-            job = Job(clip, folder, **chosen, manifest=manifest, pool=pool)
-            run_steps(job, STEPS, steps, force)
+        run_steps(Job(clip, folder, **chosen, manifest=manifest, pool=pool), STEPS, steps, force)
     except DataError:  # the clip cannot be used: of a folder that is new, leave nothing
         if not known and set(manifest.steps) <= set(INGESTION):
             _remove(folder, made_root)
         raise
-    return folder
 
 
 def _check_numbers(asked: Mapping[str, Any]) -> None:

@@ -14,10 +14,10 @@ from instag.camera import head_pose_to_camera
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import FPS, LABEL_COLORS, SAMPLE_RATE, TRACKS, Label, SubjectFolder
 from instag.data.subject_folder import FolderSource
-from instag.data_utils import pictures, pipeline
+from instag.data_utils import pictures, pipeline, refine_pose
 from instag.data_utils.clip import ClipView
 from instag.data_utils.files import read_image
-from instag.data_utils.process import main, process
+from instag.data_utils.process import WORKER_MODULES, main, process
 from instag.data_utils.split import main as split_main
 from instag.data_utils.workers import FramePool
 from instag.errors import DataError, InstagError
@@ -277,6 +277,11 @@ def test_pool_keeps_order(workers):
         results = list(pool.map(pool_jobs.double, 260, 2))
     assert [chunk.start for chunk, _ in results] == list(range(0, 260, 25))
     assert [value for _, values in results for value in values] == list(range(0, 520, 2))
+
+
+def test_worker_processes_import_what_they_run_beforehand():
+    needed = {function.__module__ for function in (refine_pose.refine_chunk, pictures.write_pictures)}
+    assert needed == set(WORKER_MODULES)
 
 
 def test_a_dead_worker_is_reported():
