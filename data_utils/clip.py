@@ -51,6 +51,11 @@ class WorkFiles:
         return self.root / "person.zip"
 
     @property
+    def labels(self) -> Path:
+        """Label map of each frame as the pack holds it, members `<i>.png` of a zip."""
+        return self.root / "labels.zip"
+
+    @property
     def pose(self) -> Path:
         """`HeadTrack` by the landmarks alone, .npz."""
         return self.root / "pose.npz"
@@ -90,10 +95,15 @@ class PersonMasks:
 
 def write_person_masks(path: Path, masks: Iterable[np.ndarray]) -> None:
     """Store masks, uint8 [h, w], for `PersonMasks`; atomic."""
+    write_pngs(path, (cv2.imencode(".png", mask, PNG_FAST)[1].tobytes() for mask in masks))
+
+
+def write_pngs(path: Path, pictures: Iterable[bytes]) -> None:
+    """Store encoded pictures as members `<i>.png` of a zip; atomic."""
     with atomic_path(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for i, mask in enumerate(masks):
+        for i, picture in enumerate(pictures):
             member = zipfile.ZipInfo(f"{i}.png")  # without the time of day: the same clip gives the same file
-            archive.writestr(member, cv2.imencode(".png", mask, PNG_FAST)[1].tobytes())
+            archive.writestr(member, picture)
 
 
 class ClipView:

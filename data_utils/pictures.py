@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from instag.data.layout import LABEL_COLORS, Label, SubjectFolder
+from instag.data.pack import encode_labels
 from instag.data_utils.clip import ClipView
 from instag.data_utils.face_points import to_68_points
 from instag.data_utils.files import read_image, write_image
@@ -58,27 +59,29 @@ def read_labels(folder: SubjectFolder, i: int) -> np.ndarray:
     return cv2.LUT(cv2.transform(read_image(folder.parsing(i)), _COLOR_SUMS), _LABEL_OF_SUM)
 
 
-def write_pictures(start: int, stop: int, root: Path, version: str, parser: LabelsFrames) -> np.ndarray:
+def write_pictures(
+    start: int, stop: int, root: Path, version: str, parser: LabelsFrames
+) -> tuple[np.ndarray, list[bytes]]:
     """All pictures of the frames start .. stop-1: parsing/<i>.png, torso_imgs/<i>.png, ori_imgs/<i>.jpg and .lms, and
-    gt_imgs/<i>.jpg (the person over the clean plate); returns torso over plate, uint8 [n, H, W, 3]."""
+    gt_imgs/<i>.jpg (the person over the clean plate).
+
+    Returns torso over plate, uint8 [n, H, W, 3], and the label maps as the pack holds them.
+    """
     folder, clip = SubjectFolder(root), _clip(root, version)
-    plates = np.empty((stop - start, clip.size, clip.size, 3), np.uint8)
+    plates, maps = np.empty((stop - start, clip.size, clip.size, 3), np.uint8), []
     for i in range(start, stop):
-        if folder.ground_truth(i).is_file():  # the last of them
-            layer = read_image(folder.torso(i))
+        if folder.parsing(i).is_file() and folder.ground_truth(i).is_file():  # the first and the last of them
+            labels, layer = read_labels(folder, i), read_image(folder.torso(i))
         else:
-            frame = clip.frame(i)
-            if folder.parsing(i).is_file():
-                labels = read_labels(folder, i)
-            else:
-                pose = clip.rotation[i], clip.translation_cm[i]
-                labels = parser.label(frame, clip.person(i), clip.landmarks[i], *pose)
-                write_labels(folder, i, labels)
+            frame, pose = clip.frame(i), (clip.rotation[i], clip.translation_cm[i])
+            labels = parser.label(frame, clip.person(i), clip.landmarks[i], *pose)
+            write_labels(folder, i, labels)
             layer = torso_layer(frame, labels, clip.plate.image, parser.neck, clip.plane(i))
             write_image(folder.torso(i), layer)
             _write_images(folder, i, frame, labels, clip)
         plates[i - start] = compose(layer, clip.plate.image)
-    return plates
+        maps.append(encode_labels(labels))
+    return plates, maps
 
 
 def _write_images(folder: SubjectFolder, i: int, frame: np.ndarray, labels: np.ndarray, clip: ClipView) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from instag.data.audio import get_extractor
 from instag.data.layout import FPS
+from instag.data.pack import write_pack
 from instag.data_utils import ingest, networks, subject_files
 from instag.data_utils.action_units import action_units, write_csv
 from instag.data_utils.background import fit_plate
@@ -23,6 +25,7 @@ from instag.data_utils.clip import (
     load_track,
     save_plate,
     save_track,
+    write_pngs,
 )
 from instag.data_utils.contact_sheet import SheetRow, write_contact_sheet
 from instag.data_utils.face_mesh import face_triangles
@@ -79,9 +82,14 @@ def _pictures(job: Job) -> None:
         networks.load_network(path)  # a useless file is found out here, not in the workers
         parser = networks.NetworkParser(path, networks.read_table(path), parser)
     with VideoWriter(folder.plates, FPS, job.size, **ingest.ENCODING) as writer:
-        for plates in job.run_chunks(write_pictures, parser):
-            for picture in plates:
-                writer.write(picture)
+
+        def label_maps() -> Iterator[bytes]:
+            for plates, maps in job.run_chunks(write_pictures, parser):
+                for picture in plates:
+                    writer.write(picture)
+                yield from maps
+
+        write_pngs(job.work.labels, label_maps())
     subject_files.write_empty_teeth(folder, job.count, job.size)
 
 
@@ -132,9 +140,8 @@ def _tracks(job: Job) -> None:
 
 
 def _pack(job: Job) -> None:
-    from instag.data.pack import write_pack
-
-    write_pack(job.folder)
+    with zipfile.ZipFile(job.work.labels) as maps:
+        write_pack(job.folder, labels=lambda i: maps.read(f"{i}.png"))
 
 
 def _contact_sheet(job: Job) -> None:
@@ -225,6 +232,7 @@ STEPS = (
         _pictures,
         lambda job: [
             job.folder.plates,
+            job.work.labels,
             *_ends(job.folder.parsing, job),
             *_ends(job.folder.torso, job),
             *_ends(job.folder.image, job),

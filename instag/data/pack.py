@@ -45,10 +45,13 @@ LABEL_THREADS = 4  # label maps are packed by so many at once
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
-def write_pack(folder: SubjectFolder, path: Path | None = None) -> Path:
+def write_pack(
+    folder: SubjectFolder, path: Path | None = None, labels: Callable[[int], bytes] | None = None
+) -> Path:
     """Pack a subject folder, whole or not at all (`atomic_path`).
 
-    folder: ours or another program's (`instag.data.subject_folder`); path: the file, by default `folder.pack`.
+    folder: ours or another program's (`instag.data.subject_folder`); path: the file, by default `folder.pack`; labels:
+    gives the map of frame i as `encode_labels` made it, where that is at hand: by default made from the folder's.
     Videos of ours are copied as they are; otherwise the field's pictures are encoded (CRF 12, 4:4:4). All extractors'
     features that the folder holds travel along. Returns the path; raises DataError when a part is missing.
     """
@@ -60,13 +63,15 @@ def write_pack(folder: SubjectFolder, path: Path | None = None) -> Path:
             zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive,
             tempfile.TemporaryDirectory() as scratch,
         ):
-            _write_members(archive, source, Path(scratch))
+            _write_members(archive, source, Path(scratch), labels or (lambda i: encode_labels(source.labels(i))))
     finally:
         source.close()
     return target
 
 
-def _write_members(archive: zipfile.ZipFile, source: FolderSource, scratch: Path) -> None:
+def _write_members(
+    archive: zipfile.ZipFile, source: FolderSource, scratch: Path, labels: Callable[[int], bytes]
+) -> None:
     folder, tracks = source.folder, source.tracks
     meta = {
         "format_version": FORMAT_VERSION,
@@ -92,7 +97,7 @@ def _write_members(archive: zipfile.ZipFile, source: FolderSource, scratch: Path
             data = safetensors.numpy.save({"features": features}, metadata)
             _add(archive, Pack.features(extractor.name), data)
     with ThreadPoolExecutor(LABEL_THREADS) as threads:  # OpenCV lets go of Python while it reads and writes pictures
-        for i, data in enumerate(threads.map(lambda i: encode_labels(source.labels(i)), range(source.frames))):
+        for i, data in enumerate(threads.map(labels, range(source.frames))):
             _add(archive, Pack.labels(i), data)
 
 
