@@ -1,4 +1,9 @@
-"""Work on a stream of its own beside other work: for launches of few blocks that would hold up a whole GPU."""
+"""Work on a stream of its own beside other work: for launches of few blocks that would hold up a whole GPU.
+
+Autograd keeps, with a parameter's node, the stream on which the graph that it stands in was first built, for as long as
+anything holds that graph. A graph that was built on the default stream and is still held when a step is captured makes
+the capture fail: let go of graphs (detach what is kept) before.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-FIRST = -1  # priority: its few blocks start before the many of the work beside it
+POOL = -1  # priority; it gains nothing, but torch hands these out apart from the streams that graphs are recorded on
 
 
 def beside(work: Callable[[], Tensor], *reads: Tensor) -> Callable[[], Tensor]:
@@ -44,4 +49,4 @@ def beside(work: Callable[[], Tensor], *reads: Tensor) -> Callable[[], Tensor]:
 @cache
 def _side(main: torch.cuda.Stream) -> torch.cuda.Stream:
     """One beside each stream that work is queued on, kept."""
-    return torch.cuda.Stream(main.device, priority=FIRST)
+    return torch.cuda.Stream(main.device, priority=POOL)

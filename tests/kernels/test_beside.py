@@ -26,12 +26,16 @@ def test_on_the_cpu_it_is_a_call() -> None:
 
 
 def step(field, x, window, driver):
-    """A pass both ways: its outputs, and its gradients by name. The window is let go before the way back."""
+    """A pass both ways: its outputs, and its gradients by name. The window is let go before the way back.
+
+    No graph is held afterwards: autograd remembers the stream it was built on, and the default one fails captures.
+    """
     said = field(x, window.clone(), *driver)
     outputs = [each for each in vars(said).values() if isinstance(each, torch.Tensor)]
     names, leaves = zip(*field.named_parameters(), strict=True)
     gradients = torch.autograd.grad([each.square().sum() for each in outputs], leaves, allow_unused=True)
-    return outputs, {name: each for name, each in zip(names, gradients, strict=True) if each is not None}
+    found = {name: each for name, each in zip(names, gradients, strict=True) if each is not None}
+    return [each.detach() for each in outputs], found
 
 
 def assert_same(found, expected) -> None:

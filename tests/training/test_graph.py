@@ -6,6 +6,8 @@ makes these runs differ.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -27,6 +29,26 @@ class CalledAgain:
         return self.work()
 
 
+class Hook:
+    """On a node of autograd's: lives as long as the node."""
+
+    def __call__(self, *gradients):
+        pass
+
+
+def graphs_are_held() -> bool:
+    """Whether any parameter stands in a graph of autograd's: its node remembers a stream, which may fail a capture."""
+    held = False
+    for parameter in gc.get_objects():
+        if type(parameter) is torch.nn.Parameter and parameter.requires_grad:
+            hook = Hook()
+            torch.autograd.graph.get_gradient_edge(parameter).node.register_hook(hook)
+            alive = weakref.ref(hook)
+            del hook
+            held |= alive() is not None
+    return held
+
+
 class StandIn:
     """Counts captures; overflows when told."""
 
@@ -37,9 +59,11 @@ class StandIn:
 
     @contextmanager
     def active(self):
+        assert not graphs_are_held()
         yield
 
     def capture(self, work):
+        assert not graphs_are_held()
         self.captured += 1
         return CalledAgain(work)
 
@@ -100,6 +124,15 @@ def test_a_captured_step_follows_frames_and_rates(made_subject, tmp_path, monkey
     captured_run(made_subject, tmp_path / "stuck", monkeypatch)
     with pytest.raises(AssertionError):
         assert_same(tmp_path / "right", tmp_path / "stuck")
+
+
+def test_a_held_graph_is_seen():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    held = parameter.square().sum()
+    held.backward()
+    assert graphs_are_held()
+    del held
+    assert not graphs_are_held()
 
 
 def test_without_cuda_every_step_is_called():
