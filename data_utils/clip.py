@@ -7,8 +7,9 @@ deleted once a subject is complete.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from instag.data_utils.files import PNG_FAST, read_image, save_arrays, write_ima
 from instag.data_utils.head_plane import HeadPlane
 from instag.data_utils.pose import HeadTrack
 from instag.data_utils.video import FrameReader
+from instag.data_utils.workers import Crew
 from instag.errors import DataError
 from instag.files import atomic_path
 
@@ -100,10 +102,21 @@ def write_person_masks(path: Path, masks: Iterable[np.ndarray]) -> None:
 
 def write_pngs(path: Path, pictures: Iterable[bytes]) -> None:
     """Store encoded pictures as members `<i>.png` of a zip; atomic."""
-    with atomic_path(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_path(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
         for i, picture in enumerate(pictures):
             member = zipfile.ZipInfo(f"{i}.png")  # without the time of day: the same clip gives the same file
             archive.writestr(member, picture)
+
+
+def read_grey(path: Path, numbers: Sequence[int], readers: int) -> list[np.ndarray]:
+    """Some frames of a video that this program wrote, in rising order, uint8 [H, W]; each reader decodes a part."""
+    parts = np.array_split(np.asarray(numbers), readers)
+    with Crew(partial(FrameReader, path), readers) as crew:
+        return [grey for part in crew.map(_read_grey, ((part.tolist(),) for part in parts)) for grey in part]
+
+
+def _read_grey(frames: FrameReader, numbers: list[int]) -> list[np.ndarray]:
+    return [cv2.cvtColor(frames(i), cv2.COLOR_RGB2GRAY) for i in numbers]
 
 
 class ClipView:

@@ -23,6 +23,7 @@ from instag.data_utils.clip import (
     PersonMasks,
     load_landmarks,
     load_track,
+    read_grey,
     save_plate,
     save_track,
     write_pngs,
@@ -56,7 +57,7 @@ def _refine_pose(job: Job) -> None:
     track = load_track(job.work.pose)
     if job.poses == "photometric":
         skin = sample_skin(track.shape)
-        textures = fit_textures(FrameReader(job.folder.frames), track, skin)
+        textures = fit_textures(partial(read_grey, job.folder.frames, readers=job.pool.workers), track, skin)
         poses = zip(*job.run_chunks(refine_chunk, track, skin, textures), strict=True)
         track = steady_poses(track, *poses)
     save_track(job.work.track, track)

@@ -190,11 +190,13 @@ def make_texture(
     return Texture(blur, target, steady.astype(np.float64))
 
 
-def fit_textures(read: Callable[[int], np.ndarray], track: HeadTrack, skin: Skin) -> tuple[Texture, ...]:
-    """The clip's textures, coarse to fine, from some of its frames; `read(i)` gives frame i, uint8 [H, W, 3] RGB."""
+def fit_textures(
+    read: Callable[[Sequence[int]], list[np.ndarray]], track: HeadTrack, skin: Skin
+) -> tuple[Texture, ...]:
+    """The clip's textures, coarse to fine, from some of its frames; `read(numbers)` gives them, uint8 [H, W] each."""
     count = len(track.rotation)
     chosen = np.unique(np.linspace(0, count - 1, min(count, TEXTURE_FRAMES)).round().astype(int))
-    greys = [cv2.cvtColor(read(int(i)), cv2.COLOR_RGB2GRAY) for i in chosen]
+    greys = read(chosen.tolist())
     poses = believed = [(track.rotation[i], track.translation_cm[i]) for i in chosen]
     parts = [face_part(skin, pose, track.focal, len(grey)) for pose, grey in zip(poses, greys, strict=True)]
     made: list[Texture] = []

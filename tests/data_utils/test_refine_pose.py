@@ -83,7 +83,7 @@ def turn_error(a, b):
 
 
 def test_trembling_poses_are_steadied(frames, truth, trembling, skin):
-    textures = fit_textures(frames.__getitem__, trembling, skin)
+    textures = fit_textures(lambda numbers: [frames[i][..., 0] for i in numbers], trembling, skin)
     rotation, translation = refine_poses(frames.__getitem__, range(FRAMES), trembling, skin, textures)
     before, after = (turn_error(r, truth.rotation).std() for r in (trembling.rotation, rotation))
     assert before > 0.3 and after < before / 4
@@ -103,7 +103,7 @@ def test_refined_poses_are_smoothed_within_each_shot(truth):
 
 
 def test_a_frame_alone_gives_what_it_gives_among_others(frames, trembling, skin):
-    textures = fit_textures(frames.__getitem__, trembling, skin)
+    textures = fit_textures(lambda numbers: [frames[i][..., 0] for i in numbers], trembling, skin)
     together = refine_poses(frames.__getitem__, range(FRAMES), trembling, skin, textures)
     alone = refine_poses(frames.__getitem__, range(5, 6), trembling, skin, textures)
     np.testing.assert_array_equal(together[0][5], alone[0][0])

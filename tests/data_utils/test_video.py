@@ -4,10 +4,12 @@ import struct
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from instag import media
+from instag.data_utils.clip import read_grey
 from instag.data_utils.video import FrameReader, iterate_frames, probe, read_all, square_crop
 from instag.errors import DataError
 from instag.media import BT601, LIMITED_RANGE, VideoWriter, picture_of, to_planes
@@ -95,6 +97,13 @@ def test_random_access_is_sequential_access(clip):
         np.testing.assert_array_equal(reader(i), frames[i])
     with pytest.raises(IndexError):
         reader(80)
+
+
+def test_readers_side_by_side_give_the_frames_in_order(clip):
+    frames, numbers = list(read_all(clip)), [0, 3, 30, 31, 62, 79]
+    for readers in (1, 2, 4):
+        greys = read_grey(clip, numbers, readers)
+        np.testing.assert_array_equal(greys, [cv2.cvtColor(frames[i], cv2.COLOR_RGB2GRAY) for i in numbers])
 
 
 def test_memory_of_random_access_is_bounded(clip, monkeypatch):
