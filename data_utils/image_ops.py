@@ -5,16 +5,12 @@ Points are in pixels with pixel centres at +0.5 (x right, y down).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
 REFERENCE_SIZE = 512  # px; the side at which the pixel numbers of the preprocessing notes were tuned
 _POLYGON_SHIFT = 4  # fractional bits of polygon corners handed to OpenCV
 _SUPERSAMPLING = 4  # of polygons, per axis
-
-Keep = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def scaled_px(pixels: float, size: int, least: int = 1) -> int:
@@ -43,43 +39,6 @@ def polygon_mask(points: np.ndarray, size: int) -> np.ndarray:
     coverage = cv2.resize(fine, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
     mask[top:bottom, left:right] = coverage >= 128
     return mask
-
-
-def component_filter(mask: np.ndarray, keep: Keep, place: np.ndarray | None = None) -> np.ndarray:
-    """Pixels of `mask` that lie in 8-connected components to be dropped, bool [H, W].
-
-    `keep(touching bool [K], areas [K])` says of each component whether it stays, from whether it has a pixel in
-    `place` (bool [H, W]; without: False) and its area; entry 0 is the outside and is ignored.
-    """
-    dropped = np.zeros(mask.shape, bool)
-    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-    window = slice(top, top + height), slice(left, left + width)
-    if not width:
-        return dropped
-    # Block-based: half the time of the algorithm that OpenCV takes by itself.
-    found = cv2.connectedComponentsWithStatsWithAlgorithm(mask[window].view(np.uint8), 8, cv2.CV_32S, cv2.CCL_BBDT)
-    count, components, stats, _ = found
-    touching = np.zeros(count, bool)
-    if place is not None:
-        touching[components[place[window]]] = True
-    refused = ~keep(touching, stats[:, cv2.CC_STAT_AREA])
-    refused[0] = False
-    if refused.any():
-        dropped[window] = refused[components]
-    return dropped
-
-
-def coarse_component_filter(mask: np.ndarray, keep: Keep) -> np.ndarray:
-    """`component_filter` seen on every second pixel each way: four times faster, blind to what is one pixel thin.
-
-    Areas given to `keep` are in px of the full picture.
-    """
-    dropped = component_filter(np.ascontiguousarray(mask[::2, ::2]), lambda at, areas: keep(at, 4 * areas))
-    if not dropped.any():
-        return np.zeros(mask.shape, bool)
-    height, width = mask.shape
-    full = np.repeat(np.repeat(dropped.view(np.uint8), 2, axis=0), 2, axis=1)[:height, :width]
-    return mask & (cv2.dilate(full, box(1)) > 0)
 
 
 def strongest(scores: np.ndarray) -> np.ndarray:

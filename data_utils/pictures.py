@@ -16,7 +16,7 @@ from instag.data.layout import LABEL_COLORS, Label, SubjectFolder
 from instag.data.pack import encode_labels
 from instag.data_utils.clip import ClipView
 from instag.data_utils.face_points import to_68_points
-from instag.data_utils.files import read_image, write_image
+from instag.data_utils.files import PNG_FLAT, read_image, write_image
 from instag.data_utils.torso import Neck, compose, torso_layer
 from instag.files import atomic_path
 
@@ -51,7 +51,7 @@ class LabelsFrames(Protocol):
 
 def write_labels(folder: SubjectFolder, i: int, labels: np.ndarray) -> None:
     """Label map uint8 [H, W] to parsing/<i>.png."""
-    write_image(folder.parsing(i), cv2.applyColorMap(labels, _COLORS))
+    write_image(folder.parsing(i), cv2.applyColorMap(labels, _COLORS), PNG_FLAT)
 
 
 def read_labels(folder: SubjectFolder, i: int) -> np.ndarray:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from instag.data_utils.guided import guided_filter
-from instag.data_utils.image_ops import box, coarse_component_filter, scaled_px
+from instag.data_utils.image_ops import box, scaled_px
+from instag.data_utils.pieces import largest_piece
 
 if TYPE_CHECKING:
     from instag.data_utils.background import Plate
@@ -34,8 +35,9 @@ def main_person(person: np.ndarray) -> np.ndarray:
     Flags, screens and people behind the speaker often raise the probability too; they belong to the background.
     """
     mask = person > 255 * PERSON_THRESHOLD
-    joined = cv2.dilate(mask.view(np.uint8), box(scaled_px(2, len(person)))).view(bool)
-    return mask & ~coarse_component_filter(joined, lambda _, areas: np.arange(len(areas)) == 1 + np.argmax(areas[1:]))
+    joined = cv2.dilate(mask.view(np.uint8), box(scaled_px(2, len(person))))
+    largest = largest_piece(joined[::2, ::2].view(bool))  # the network's own masks are no finer
+    return mask & cv2.resize(largest.view(np.uint8), mask.shape[::-1], interpolation=cv2.INTER_NEAREST).view(bool)
 
 
 def refine_person(frame: np.ndarray, person: np.ndarray, plate: Plate | None) -> np.ndarray:

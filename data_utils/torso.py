@@ -13,7 +13,8 @@ import numpy as np
 
 from instag.data.layout import Label
 from instag.data_utils.head_plane import HeadPlane
-from instag.data_utils.image_ops import box, coarse_component_filter, scaled_px
+from instag.data_utils.image_ops import box, scaled_px
+from instag.data_utils.pieces import Pieces
 
 # Lengths at 512 px.
 NECK_REACH_PX = 53  # how far the neck continues upwards behind the head
@@ -91,7 +92,8 @@ def torso_layer(
     """
     size = len(frame)
     body = (labels == Label.NECK) | (labels == Label.TORSO)
-    body &= ~coarse_component_filter(body, lambda _, areas: areas >= LEAST_PIECE_PX * (size / 512) ** 2)
+    pieces = Pieces.of(body)
+    body = pieces.mask((pieces.label != 0) & (pieces.area >= LEAST_PIECE_PX * (size / 512) ** 2))
     layer = np.zeros((size, size, 4), np.uint8)
     rows = np.flatnonzero(body.any(1))
     if len(rows):  # rows higher above the body have none of the layer

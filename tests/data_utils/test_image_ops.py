@@ -2,8 +2,6 @@ import numpy as np
 import pytest
 
 from instag.data_utils.image_ops import (
-    coarse_component_filter,
-    component_filter,
     fill_from_nearest,
     polygon_mask,
     push_pull_fill,
@@ -30,33 +28,6 @@ def test_polygon_partly_outside_is_cut():
     mask = polygon_mask(np.array([[-20.0, -20.0], [8.0, -20.0], [8.0, 8.0], [-20.0, 8.0]]), 64)
     assert mask.sum() == 64
     assert mask[:8, :8].all()
-
-
-def test_component_filter_drops_what_keep_refuses():
-    mask = np.zeros((20, 20), bool)
-    mask[1:4, 1:4] = mask[10:18, 10:18] = True
-    dropped = component_filter(mask, lambda _, areas: areas > 20)
-    assert dropped[1:4, 1:4].all()
-    assert dropped.sum() == 9
-    corner = np.zeros_like(mask)
-    corner[17, 17] = True
-    assert component_filter(mask, lambda at, _: at, corner)[2, 2]
-    assert not component_filter(np.zeros_like(mask), lambda _, n: n > 0).any()
-
-
-def test_coarse_component_filter_agrees_on_what_is_not_thin():
-    rng = np.random.default_rng(0)
-    mask = np.zeros((97, 64), bool)
-    for row in range(0, 90, 9):
-        for column in range(0, 60, 9):
-            height, width = rng.integers(2, 8, 2)
-            mask[row : row + height, column : column + width] = True
-    exact = component_filter(mask, lambda _, areas: areas >= 8)
-    coarse = coarse_component_filter(mask, lambda _, areas: areas >= 8)
-    assert (exact != coarse).mean() < 0.02
-    for keep in (True, False):
-        found = coarse_component_filter(mask, lambda _, areas, keep=keep: np.full(len(areas), keep))
-        np.testing.assert_array_equal(found, mask & (not keep))
 
 
 def test_fill_from_nearest_takes_the_nearest():
