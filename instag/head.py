@@ -92,18 +92,41 @@ class Branch(nn.Module):
         return means + alignment.offset, alignment
 
 
+@dataclass(frozen=True)
+class Heard:
+    """Where a face's fields were asked and what they heard there, before they are told an expression.
+
+    Attributes:
+        alignment: that moved the universal field's points, if any did.
+        universal, personal: what `FaceMotionField.hear` returned; None: there is no personalised field.
+    """
+
+    alignment: Alignment | None
+    universal: tuple[Tensor, Tensor]
+    personal: tuple[Tensor, Tensor] | None
+
+
 class FaceBranch(Branch):
     """Everything of the head except the inside of the mouth."""
 
-    def move(self, audio: Tensor, expression: Tensor, aligned: bool) -> Motion:
-        """Motion by audio [B, 8, D, W] and expression [B, 6]; the aligner's scale multiplies the universal d_mean."""
+    def hear(self, audio: Tensor, aligned: bool) -> Heard:
+        """The part of the motion by audio [B, 8, D, W] that every expression shares."""
         points, alignment = self._align(aligned)
-        universal = self.motion(points, audio, expression)
+        universal = self.motion.hear(points, audio)
+        return Heard(alignment, universal, self.personal and self.personal.hear(self.structure.means, audio))
+
+    def express(self, heard: Heard, expression: Tensor) -> Motion:
+        """Motion by what was heard and an expression [B, 6]; the aligner's scale multiplies the universal d_mean."""
+        universal, alignment = self.motion.express(*heard.universal, expression), heard.alignment
         if alignment is not None:
             scale = alignment.scale[None]  # [1, N, 3]: its gradient is no sum where there is one frame
             universal = replace(universal, d_mean=universal.d_mean * scale)
-        personal = self.personal and self.personal(self.structure.means, audio, expression)
+        personal = heard.personal and self.personal.express(*heard.personal, expression)
         return _sum(universal, personal, alignment)
+
+    def move(self, audio: Tensor, expression: Tensor, aligned: bool) -> Motion:
+        """Motion by audio [B, 8, D, W] and expression [B, 6]."""
+        return self.express(self.hear(audio, aligned), expression)
 
 
 class MouthBranch(Branch):
@@ -153,27 +176,32 @@ class TalkingHead(nn.Module):
         mode says, without a gradient to the face: the same in training and in synthesis.
         """
         key = self.key(mode.key)
-        face = self._draw_face(condition, mode, key) if mode.face else None
-        mouth = self._draw_mouth(condition, mode, key) if mode.mouth and self.mouth is not None else None
+        heard = self.face.hear(condition.audio, mode.aligned) if mode.face and mode.moving else None
+        face = self._draw_face(condition, mode, key, heard) if mode.face else None
+        mouth = self._draw_mouth(condition, mode, key, heard) if mode.mouth and self.mouth is not None else None
         return HeadRender(face, mouth)
 
-    def _draw_face(self, condition: Condition, mode: Mode, key: Tensor) -> BranchRender:
+    def _draw_face(self, condition: Condition, mode: Mode, key: Tensor, heard: Heard | None) -> BranchRender:
         branch = self.face
-        motion = branch.move(condition.audio, condition.expression, mode.aligned) if mode.moving else None
+        motion = heard and branch.express(heard, condition.expression)
         return render_branch(branch.structure, condition.camera, key, motion, mode.attention, mode.extent)
 
-    def _draw_mouth(self, condition: Condition, mode: Mode, key: Tensor) -> BranchRender:
+    def _draw_mouth(self, condition: Condition, mode: Mode, key: Tensor, heard: Heard | None) -> BranchRender:
         branch = self.mouth
         assert branch is not None
-        motion = branch.move(condition.audio, self.hook(condition, mode), mode.aligned) if mode.moving else None
+        phi = self.hook(condition, mode, heard) if mode.moving else None
+        motion = None if phi is None else branch.move(condition.audio, phi, mode.aligned)
         return render_branch(branch.structure, condition.camera, key, motion, extent=mode.extent)
 
     @torch.no_grad()
-    def hook(self, condition: Condition, mode: Mode) -> Tensor:
-        """Face-Mouth Hook: phi [B, 3] from the face's motion (paper Eq. 10); 0 where the head is not hooked."""
+    def hook(self, condition: Condition, mode: Mode, heard: Heard | None = None) -> Tensor:
+        """Face-Mouth Hook: phi [B, 3] from the face's motion (paper Eq. 10); 0 where the head is not hooked.
+
+        heard: by the face under the same audio and alignment, where it was drawn; None: it listens for the hook alone.
+        """
         live = condition.expression
         if not self.hooked:
             return live.new_zeros(len(live), HOOK)
         expression = live if mode.hook_expression == "live" else torch.zeros_like(live)
-        motion = self.face.move(condition.audio, expression, mode.aligned)
+        motion = self.face.express(heard or self.face.hear(condition.audio, mode.aligned), expression)
         return hook_displacement(motion.total.d_mean, mode.hook_rank)

@@ -92,6 +92,24 @@ def test_the_hook_is_aligned_as_the_mode_says(head, condition):
     assert torch.equal(head.hook(condition, Mode(aligned=False)), head.hook(condition, Mode()))
 
 
+@torch.no_grad()
+def test_the_hook_hears_what_the_drawn_face_hears(head, condition, monkeypatch):
+    listened = []
+    monkeypatch.setattr(head.face.motion.audio, "forward", counted(head.face.motion.audio.forward, listened))
+    both, mouth = head(condition), head(condition, Mode(face=False))
+    assert len(listened) == 2  # once for the drawn face and the hook, once for the hook alone
+    assert torch.equal(both.mouth.image.color, mouth.mouth.image.color)
+    assert torch.equal(both.face.image.color, head(condition, Mode(mouth=False)).face.image.color)
+
+
+def counted(call, calls):
+    def recorded(*arguments):
+        calls.append(call)
+        return call(*arguments)
+
+    return recorded
+
+
 def test_the_mouth_sends_no_gradient_to_the_face(head, condition):
     head(condition, Mode(face=False)).mouth.image.color.sum().backward()
     assert all(parameter.grad is None for parameter in head.face.parameters())

@@ -108,8 +108,15 @@ class FaceMotionField(nn.Module):
 
     def forward(self, x: Tensor, audio_window: Tensor, expression: Tensor) -> Deformation:
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W] and expression [B, 6] (0..5, blink 0..2)."""
+        return self.express(*self.hear(x, audio_window), expression)
+
+    def hear(self, x: Tensor, audio_window: Tensor) -> tuple[Tensor, Tensor]:
+        """What does not depend on the expression: features of the points [N, 36], of the audio [B, 32]."""
         heard = beside(partial(self.audio, audio_window), audio_window)
-        points, audio = self.encoding(x), heard()  # [N, 36], [B, 32]
+        return self.encoding(x), heard()
+
+    def express(self, points: Tensor, audio: Tensor, expression: Tensor) -> Deformation:
+        """The deformation by what `hear` returned and an expression [B, 6]."""
         fused = self._fused(points, audio, expression)
         if fused is not None:
             return fused
