@@ -27,6 +27,20 @@ SMALLEST_RANGE = 1e-12  # of depths, head units
 Indices = Sequence[int] | np.ndarray | Tensor
 
 
+def take_rows_torch(index: Tensor, *tables: Tensor) -> list[Tensor]:
+    """Rows `index` [B] of each table [T, ...], on the tables' device."""
+    return [table[index] for table in tables]
+
+
+def take_rows(index: Tensor, *tables: Tensor) -> list[Tensor]:
+    """`take_rows_torch`, in one launch on a GPU; the first table is float32."""
+    if kernels.usable(tables[0]):
+        from instag.kernels.rows import take_rows_cuda  # needs the `gpu` extra
+
+        return take_rows_cuda(index, *tables)
+    return take_rows_torch(index, *tables)
+
+
 @dataclass(frozen=True)
 class ConditionTracks:
     """Everything a `Condition` is cut from, for all T frames, on one device.
@@ -64,14 +78,21 @@ class ConditionTracks:
 
     def condition(self, index: Tensor) -> Condition:
         """Condition of frames `index` [B] (int64, on the tracks' device)."""
-        pose, focal, expression = self._rows[index].split([16, 1, self.expression.shape[1]], 1)
+        return self.look_up(index)[0]
+
+    def look_up(self, index: Tensor, *more: Tensor) -> tuple[Condition, list[Tensor]]:
+        """Condition of frames `index` [B], and their rows of at most two more tables [T, ...]; all at once."""
+        heard = [self._windows] if len(self.features) else []
+        rows, *found = take_rows(index, self._rows, *more, *heard)
+        pose, focal, expression = rows.split([16, 1, self.expression.shape[1]], 1)
         camera = Camera(pose.unflatten(1, (4, 4)), focal[:, 0], self.size, self.size)
-        audio = self._windows[index] if len(self.features) else self.expression.new_zeros(len(index), 0, 0, 0)
-        return Condition(camera, audio, expression)
+        audio = found.pop() if heard else self.expression.new_zeros(len(index), 0, 0, 0)
+        return Condition(camera, audio, expression), found
 
     def batch(self, index: Tensor, pictures: PictureRows, prior: Prior | None) -> FrameBatch:
         """Frames `index` [B], whose pictures these are."""
-        return FrameBatch(index, self.condition(index), pictures, self.lip_rectangle[index], prior)
+        condition, (lips,) = self.look_up(index, self.lip_rectangle)
+        return FrameBatch(index, condition, pictures, lips, prior)
 
 
 @dataclass(frozen=True)
@@ -140,9 +161,9 @@ class ResidentFrames:
             if absent:
                 raise IndexError(f"frame {absent[0]} was not uploaded")
             index = numbers.to(self.device)
-        row = self._row[index]
+        condition, (lips, row) = self._tracks.look_up(index, self._tracks.lip_rectangle, self._row)
         geometry = self.load_priors().rows(row) if prior else None
-        return self._tracks.batch(index, PictureRows(self.image, self.plate, self.labels, row), geometry)
+        return FrameBatch(index, condition, PictureRows(self.image, self.plate, self.labels, row), lips, geometry)
 
     def prepare(self, indices: Sequence[int], prior: bool = False) -> None:
         """Have frames on the device for a step that is queued next: here they always are."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gaussian_rasterization.cuda.loader import KernelSource
 
 # Files without compile-time options
-ALWAYS = ("adam.cu", "deform.cu", "hook.cu", "l1_ssim.cu", "mesh_prior.cu", "pixels.cu", "terms.cu")
+ALWAYS = ("adam.cu", "deform.cu", "hook.cu", "l1_ssim.cu", "mesh_prior.cu", "pixels.cu", "rows.cu", "terms.cu")
 ADAPTATION, PRETRAINING = ("composite.cu", "depth_prior.cu"), ("contrast.cu",)
 NARROW = (32, WIDE_INPUT)  # channels of the audio network's first layers: of few features, of many
 MAPS, OWN_MAPS = 2, 4  # extra channels of a moving face: attention of the universal field, and of its own beside it
