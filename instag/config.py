@@ -226,9 +226,6 @@ class TrainingConfig:
     audio_noise: float = 0.0
     """Noise on what face and mouth hear, in units of the normalised features: standard deviation of what changes within
     a window and of what is the same all along it, each; 0: none, as published."""
-    fuse_own_pixels: bool = False
-    """In fuse the mouth's colours learn from the inside of the mouth and the face's from everything else; as published,
-    both learn from every pixel that they shine through to."""
     seed: int = 0
     """Of points, sampling and noise."""
     graph: bool = True

@@ -173,11 +173,6 @@ def normal_prior(normal: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((1 - normal * prior).sum(1, keepdim=True), mask)
 
 
-def hold(images: Tensor, mask: Tensor) -> Tensor:
-    """The same images [B, C, H, W], without a gradient where the mask [B, 1, H, W] holds."""
-    return torch.lerp(images, images.detach(), mask.to(images))
-
-
 def closed(mask: Tensor) -> Tensor:
     """Morphological closing of a mask, bool [B, 1, H, W], by 3x3: small holes and gaps in it are filled."""
     grown = F.max_pool2d(mask.float(), 3, stride=1, padding=1)

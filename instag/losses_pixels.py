@@ -111,7 +111,7 @@ def compare(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: PixelRu
     """
     prior = frames.prior
     stored = prior is None or isinstance(prior, StoredPrior)
-    if rules.alpha is not None and not rules.matte and stored and kernels.usable(image.color, key):
+    if rules.alpha is not None and stored and kernels.usable(image.color, key):
         from instag.kernels.pixels import compare_cuda  # needs the `gpu` extra
 
         return compare_cuda(image, frames, key, rules)

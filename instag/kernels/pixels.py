@@ -18,7 +18,7 @@ from instag.losses_pixels import MOST_ATTENTION, AttentionRule, Compared, PixelR
 PIXELS, DEPTH = "pixels.cu", "depth_prior.cu"
 THREADS, PIXELS_PER_THREAD = 256, 4
 DEPTH_THREADS = 128
-SUMS, VALUES, SLOPES, DEPTH_SLOPE = 9, 5, 7, 6  # see pixels.cu
+SUMS, VALUES, SLOPES, DEPTH_SLOPE = 10, 6, 8, 6  # see pixels.cu
 ROW = 5  # see depth_prior.cu
 NO_ATTENTION = AttentionRule("", 0, 0.0, 0.0)
 
@@ -37,12 +37,13 @@ def compare_cuda(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: Pi
     normal, depth = image.normal if call.normal else None, image.depth if call.depth else None
     render, target, *values = _Compare.apply(call, image.color, image.alpha, extra, normal, depth)
     names = ("alpha", *(rule.name for rule in rules.attention))
-    terms = dict(zip(names, values, strict=False))
+    terms = {"matte": values[3 + MOST_ATTENTION]} if rules.matte else {}
+    terms |= dict(zip(names, values, strict=False))
     if call.normal:
         terms["normal"] = values[1 + MOST_ATTENTION]
     if call.depth:
         terms["depth"] = values[2 + MOST_ATTENTION]
-    return Compared(render if rules.painted else image.color, target, terms)
+    return Compared(render if call.redraws else image.color, target, terms)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,18 @@ class _Call:
     @property
     def depth(self) -> bool:
         return self.prior is not None and self.rules.depth != 0
+
+    @property
+    def redraws(self) -> bool:
+        """Whether the compared image is another than the branch's."""
+        return bool(self.rules.painted or self.rules.matte)
+
+    @property
+    def pair(self) -> tuple[bool, float, int, int, int]:
+        """Whether over the frame, how much more the lips weigh, regions that are shown, painted and opaque."""
+        rules, matte = self.rules, bool(self.rules.matte)
+        shown = rules.shown & ~rules.painted if matte else rules.shown
+        return matte, float(rules.matte_lips), shown, rules.painted, rules.opaque
 
     @property
     def attention(self) -> tuple[AttentionRule, ...]:
@@ -91,7 +104,7 @@ class _Call:
 
 
 class _Compare(torch.autograd.Function):
-    """Render, target, and the values alpha, two attention terms, normal, depth."""
+    """Render, target, and the values alpha, two attention terms, normal, depth, matte."""
 
     @staticmethod
     def forward(ctx, call, color, alpha, extra, normal, depth):
@@ -102,7 +115,7 @@ class _Compare(torch.autograd.Function):
             None if each is None else each.contiguous() for each in (color, alpha, extra, normal, depth)
         )
         rules, pictures = call.rules, call.frames.pictures
-        render = torch.empty_like(color) if rules.painted else None
+        render = torch.empty_like(color) if call.redraws else None
         target = torch.empty_like(color)
         partial = torch.empty(views * blocks, SUMS, device=color.device)
         values = torch.empty(VALUES + SLOPES, device=color.device)
@@ -110,7 +123,7 @@ class _Compare(torch.autograd.Function):
         pixels = _pixels(color.device)
         pixels.launch(
             "pixels_forward", (blocks, views), THREADS,
-            height, width, ctx.channels, rules.shown, rules.painted, rules.opaque, *call.regions,
+            height, width, ctx.channels, *call.pair, *call.regions,
             pictures.image, labels, rows, rectangles, call.key, color, alpha, extra, normal, *call.normal_prior,
             render, target, partial,
         )  # fmt: skip
@@ -119,7 +132,8 @@ class _Compare(torch.autograd.Function):
         pixels.launch(
             "pixels_finish", (1,), THREADS,
             views * blocks, rules.alpha / (views * height * width), *map(float, weights), float(rules.normal),
-            float(rules.depth), partial, views * height, depth_partial, values[:VALUES], values[VALUES:],
+            float(rules.depth), rules.matte / (views * height * width), partial, views * height, depth_partial,
+            values[:VALUES], values[VALUES:],
         )  # fmt: skip
         ctx.save_for_backward(depth, row_statistics, row_slopes, values[VALUES:])
         ctx.mark_non_differentiable(target)
@@ -128,7 +142,7 @@ class _Compare(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_render, _, g_alpha, g_attention_0, g_attention_1, g_normal, g_depth):
+    def backward(ctx, d_render, _, g_alpha, g_attention_0, g_attention_1, g_normal, g_depth, g_matte):
         depth, row_statistics, row_slopes, slopes = ctx.saved_tensors
         call, (views, height, width) = ctx.call, ctx.size
 
@@ -137,15 +151,15 @@ class _Compare(torch.autograd.Function):
                 return None
             return torch.empty(views, channels, height, width, device=slopes.device)
 
-        d_color = wanted(1, 3) if call.rules.painted else None
+        d_color = wanted(1, 3) if call.redraws else None
         d_alpha, d_extra, d_normal = wanted(2, 1), wanted(3, ctx.channels), wanted(4, 3 if call.normal else 0)
         d_render = None if d_render is None else d_render.contiguous()
         blocks = loader.sizes_in_blocks(height * width, THREADS * PIXELS_PER_THREAD)
         _pixels(slopes.device).launch(
             "pixels_backward", (blocks, views), THREADS,
-            height, width, ctx.channels, call.rules.painted, call.rules.opaque, *call.regions,
-            *call.frame_labels, *call.normal_prior, slopes, d_render, g_alpha, g_attention_0, g_attention_1, g_normal,
-            d_color, d_alpha, d_extra, d_normal,
+            height, width, ctx.channels, *call.pair, *call.regions, call.frames.pictures.image, *call.frame_labels,
+            *call.normal_prior, slopes, d_render, g_alpha, g_attention_0, g_attention_1, g_normal, g_matte, d_color,
+            d_alpha, d_extra, d_normal,
         )  # fmt: skip
         d_depth = None
         if call.depth and g_depth is not None and ctx.needs_input_grad[5]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from gaussian_rasterization import RasterOutput
 from torch import Tensor
 
 from instag import losses
 from instag.config import TrainingConfig
 from instag.data.frame import FrameBatch
-from instag.data.layout import Label
 from instag.data.sampling import FrameSampler
 from instag.fields.hook import HOOK_RANK
 from instag.head import HeadRender, Mode, TalkingHead
@@ -22,19 +19,6 @@ from instag.metrics.lpips import LPIPS
 from instag.render.composite import composite_frames
 from instag.training.optimizers import GroupedOptimizer
 from instag.training.stage import SH_REST_SHARE, Choice, Plan, StepInputs, Subject, draw_patch_size
-
-
-def own_pixels(face: RasterOutput, mouth: RasterOutput, frames: FrameBatch) -> tuple[RasterOutput, RasterOutput]:
-    """The same images, but the mouth's colours learn from the inside of the mouth alone, the face's from the rest.
-
-    Behind the lips the mouth shines through by a hundredth, and Adam takes small gradients for large: without this its
-    colours there run off to whatever cancels a tint of the lips, and are seen when these part.
-    """
-    inside = frames.mask(Label.MOUTH)
-    return (
-        replace(face, color=losses.hold(face.color, inside)),
-        replace(mouth, color=losses.hold(mouth.color, ~inside)),
-    )
 
 
 class FuseStage:
@@ -103,10 +87,7 @@ class FuseStage:
     def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """The complete frame."""
         assert render.face is not None
-        face, mouth = render.face.image, render.mouth and render.mouth.image
-        if mouth is not None and self.training.fuse_own_pixels:
-            face, mouth = own_pixels(face, mouth, frames)
-        image, target = composite_frames(face, mouth, frames)
+        image, target = composite_frames(render.face.image, render.mouth and render.mouth.image, frames)
         terms = {"photometric": losses.photometric(image, target, self.config.losses.dssim)}
         if self.perceptual is not None and choice.patch is not None:
             terms["lpips"] = self.config.losses.lpips * self.perceptual.patches(image, target, choice.patch)

@@ -36,6 +36,9 @@ RULES = {
         HEAD_AND_HAIR, HAIR, HEAD_AND_HAIR, 0.1, (LIPS,), HEAD_AND_HAIR, normal=0.5, depth_region=SKIN, depth=0.3
     ),
     "mouth": PixelRules(MOUTH, IN_LIPS ^ MOUTH, IN_LIPS, 0.2),
+    "face's matte": PixelRules(HEAD_AND_HAIR, 0, HEAD_AND_HAIR, 0.1, (LIPS,), matte=0.5, matte_lips=4.0),
+    "matte, no hair": PixelRules(SKIN, HAIR, HEAD_AND_HAIR, 0.1, (LIPS,), HEAD_AND_HAIR, normal=0.5, matte=0.5),
+    "mouth's matte": PixelRules(MOUTH, IN_LIPS ^ MOUTH, IN_LIPS, 0.2, matte=0.3),
 }
 
 

@@ -8,10 +8,7 @@ from gaussian_rasterization import RasterOutput
 
 from instag.config import LossConfig
 from instag.data.dataset import SubjectDataset
-from instag.data.layout import Label
 from instag.losses_pixels import compare_torch, mask
-from instag.render.composite import composite
-from instag.training.fuse import own_pixels
 from instag.training.targets import face_rules, mouth_rules
 
 WEIGHTS = LossConfig(matte=0.5)
@@ -60,13 +57,3 @@ def test_a_branch_that_is_the_frame_where_it_is_shown_and_clear_elsewhere_costs_
     wrong = compare_torch(replace(image, alpha=1 - shown), frames, torch.zeros(3), rules)
     expected = 0.5 * (~mask(frames, rules.painted)).float().mean()
     torch.testing.assert_close(wrong.terms["matte"], expected)
-
-
-def test_in_fuse_each_branch_can_keep_to_its_own_pixels(frames):
-    face, mouth = random_image(frames), random_image(frames)
-    image = composite(*own_pixels(face, mouth, frames), frames.background)
-    assert torch.equal(image, composite(face, mouth, frames.background))
-    image.sum().backward()
-    inside = frames.mask(Label.MOUTH)
-    assert inside.any() and torch.equal(learns(mouth.color), inside) and torch.equal(learns(face.color), ~inside)
-    assert face.alpha.grad.abs().min() > 0
