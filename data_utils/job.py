@@ -20,7 +20,7 @@ from tqdm import tqdm
 from instag.data.layout import SubjectFolder
 from instag.data_utils.clip import WorkFiles
 from instag.data_utils.manifest import Manifest, settings_hash
-from instag.data_utils.workers import FramePool
+from instag.data_utils.workers import FramePool, give_back_memory
 from instag.errors import DataError
 
 T = TypeVar("T")
@@ -165,6 +165,7 @@ def _run_one(job: Job, step: Step, settings: str, anew: bool, dependents: list[s
     job.manifest.begin(step.name, settings, dependents)
     started = time.perf_counter()
     step.run(job)
+    give_back_memory()
     job.manifest.finish(step.name, time.perf_counter() - started)
 
 

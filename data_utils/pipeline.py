@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -149,15 +150,16 @@ def _contact_sheet(job: Job) -> None:
     clip, track = ClipView.open(job.folder), load_track(job.work.track)
     lips = action_units(clip.landmarks, clip.rotation)["AU25"]
     chosen = {*np.linspace(0, job.count - 1, SHEET_FRAMES).round().astype(int).tolist(), int(lips.argmax())}
-    rows = []
-    for i in sorted(chosen):
-        view = slice(i, i + 1)
-        mesh = camera_mesh(
-            clip.landmarks[view], clip.rotation[view], clip.translation_cm[view], track.shape, track.focal, job.size
-        )[0]
+
+    def row(i: int, frame: np.ndarray) -> SheetRow:
+        pose = (part[i : i + 1] for part in (clip.landmarks, clip.rotation, clip.translation_cm))
+        mesh = camera_mesh(*pose, track.shape, track.focal, job.size)[0]
         depth, normal, _ = rasterize_mesh(mesh, face_triangles(), track.focal, job.size)
-        pictures = clip.frame(i), clip.landmarks[i], read_labels(job.folder, i), clip.plate.image
-        rows.append(SheetRow(i, *pictures, read_image(job.folder.torso(i)), normal, depth))
+        pictures = frame, clip.landmarks[i], read_labels(job.folder, i), clip.plate.image
+        return SheetRow(i, *pictures, read_image(job.folder.torso(i)), normal, depth)
+
+    with ThreadPoolExecutor(job.pool.workers) as threads:
+        rows = list(threads.map(row, sorted(chosen), map(clip.frame, sorted(chosen))))
     title = f"{job.folder.id}: {job.count} frames, focal {track.focal:.0f} px, pose error {track.rmse:.2f} px"
     write_contact_sheet(job.folder.contact_sheet, rows, title)
 
