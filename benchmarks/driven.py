@@ -2,8 +2,9 @@
 
     python3 benchmarks/driven.py output/anna/avatar.safetensors data/anna french.wav chinese.wav [--out FILE]
 
-The first row is the true clip with its own sound, to compare with; the last is silence. Poses, brows and lids are the
-clip's. What the columns say: `instag.metrics.driven.driven_metrics`.
+The first row is the true clip with its own sound, to compare with; the last two are silence. Poses, brows and lids are
+the clip's, and in the last row those of its first frame all the time: what the tracker makes of a moving head is no
+motion of the mouth. What the columns say: `instag.metrics.driven.driven_metrics`.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ def cut(speech: Speech, frames: int) -> Speech:
     return Speech(speech.features[:frames], speech.samples[: frames * speech.rate // FPS], speech.rate)
 
 
-def driven(avatar: Avatar, speech: Speech) -> dict[str, float]:
-    """Figures of the avatar with a sound, its clip's poses from the beginning, forward and back."""
+def driven(avatar: Avatar, speech: Speech, track_length: int) -> dict[str, float]:
+    """Figures of the avatar with a sound, its clip's first so many poses, forward and back."""
     count = len(speech.features)
-    schedule = track_schedule(len(avatar), count)
+    schedule = track_schedule(track_length, count)
     pictures = (
         picture
         for batch in draw_frames(avatar, schedule, speech.features.to(avatar.device), avatar.expression[schedule])
@@ -47,7 +48,7 @@ def driven(avatar: Avatar, speech: Speech) -> dict[str, float]:
 
 
 def rows(avatar: Avatar, subject: Path, sounds: list[Path], frames: int) -> Iterator[tuple[str, dict[str, float]]]:
-    """(name, figures): the true clip, each sound, silence."""
+    """(name, figures): the true clip, each sound, silence, silence with the head still."""
     with SubjectDataset.open(subject, size=avatar.size, extractor=None) as dataset:
         shown = list(range(min(frames, len(dataset))))
         samples, rate = dataset.sound_of(shown)
@@ -57,9 +58,11 @@ def rows(avatar: Avatar, subject: Path, sounds: list[Path], frames: int) -> Iter
         yield "true clip", {"frames": len(shown), **driven_metrics(truth, samples)}
     norm = avatar.norm
     for path in sounds:
-        yield path.stem, driven(avatar, cut(load_speech(path, avatar.model.extractor, norm), frames))
+        yield path.stem, driven(avatar, cut(load_speech(path, avatar.model.extractor, norm), frames), len(avatar))
     silence = np.zeros(frames * SAMPLE_RATE // FPS, np.float32)
-    yield "silence", driven(avatar, cut(speech_of(silence, avatar.model.extractor, norm), frames))
+    quiet = cut(speech_of(silence, avatar.model.extractor, norm), frames)
+    yield "silence", driven(avatar, quiet, len(avatar))
+    yield "silence, head still", driven(avatar, quiet, 1)
 
 
 def main() -> None:
