@@ -86,8 +86,8 @@ class LossConfig:
     """Weight of wrong alpha where a branch is compared over the frame itself instead of a key colour, which its colours
     learn at their rims; 0: on the key, as published."""
     lips: float = 0.0
-    """L1 in the lip rectangle besides, as a mean over the whole frame, and the share by which wrong alpha weighs more there
-    (`matte`); face, not in the published loss."""
+    """L1 in the lip rectangle besides, as a mean over the whole frame, and the share by which wrong alpha weighs more
+    there (`matte`); face, not in the published loss."""
 
 
 @dataclass(frozen=True)
