@@ -1,7 +1,8 @@
 """What a universal field and the personalised fields have learnt of made speakers: shared motion, and style.
 
-The generator moves the same face twice: as the speaker speaks (M), and with the same sounds at the same times in a
-style of gains 1 and no asymmetry (M0, the shared motion). S = M - M0 is the style. At the lips' landmarks the fields'
+The generator moves the same face twice: as the speaker speaks (M), and with the same sounds at the same times in the
+mean style of all the run's speakers (M0, the shared motion; what is common to their styles is U's to learn). S = M - M0
+is the style. At the lips' landmarks the fields'
 own motions U and D_i are read from the Gaussians next to each landmark, turned and scaled from the subject's head frame
 into the generator's. Per speaker, landmark and axis the means over time are removed. "x holds y" is
 R^2 = 1 - sum (y - b x)^2 / sum y^2 with one gain b for all speakers: a field that had learnt everybody's own gain would
@@ -11,7 +12,7 @@ not pass for the shared one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ NEIGHBOURS = 10  # Gaussians round a landmark
 LEAST_OPACITY = 0.3
 BATCH = 32  # frames asked together
 TRUTH = ".truth.npz"
+STYLE = ("jaw_gain", "lip_gain", "wide_gain", "round_gain", "asymmetry")  # all of a made speaker's style at the mouth
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def field_figures(checkpoint: Path, model: ModelConfig, subjects: list[Path], de
     tensors, _ = load_tensors(checkpoint, "checkpoint")
     universal = build_face_motion(model)
     universal.load_state_dict(_below("average.", tensors))
-    motions = [_motions(i, path, tensors, universal.to(device), model, device) for i, path in enumerate(subjects)]
+    mean = mean_style([_speaker(path) for path in subjects])
+    motions = [_motions(i, path, tensors, universal.to(device), model, device, mean) for i, path in enumerate(subjects)]
     out = {}
     for ending, axes in (("_y", slice(1, 2)), ("", slice(0, 3))):
         shared, style, u = ([getattr(m, name)[..., axes] for m in motions] for name in ("shared", "style", "universal"))
@@ -85,22 +88,37 @@ def holds(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:
     return float(1 - ((y - gain * x) ** 2).sum() / (y @ y))
 
 
-def made_motions(truth: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def mean_style(speakers: Sequence[Speaker]) -> tuple[float, ...]:
+    """Means of the speakers' STYLE."""
+    return tuple(float(np.mean([getattr(speaker.style, name) for speaker in speakers])) for name in STYLE)
+
+
+def made_motions(truth: Mapping[str, np.ndarray], mean: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Shared motion and style of the lips' landmarks, [T, K, 3] each, of a made clip, from its seeds.
 
     Args:
         truth: `seeds` (identity, style, sentences) and `landmarks` of the clip.
+        mean: the STYLE of the shared motion.
     """
     identity, style, sentences = (int(seed) for seed in truth["seeds"])
-    return _made(identity, style, sentences, len(truth["landmarks"]))
+    return _made(identity, style, sentences, len(truth["landmarks"]), mean)
+
+
+def _speaker(path: Path) -> Speaker:
+    """Of a made clip, from the truth beside its pack."""
+    with np.load(path.with_suffix(TRUTH)) as truth:
+        identity, style, _ = (int(seed) for seed in truth["seeds"])
+    return Speaker(identity, style)
 
 
 @functools.lru_cache
-def _made(identity: int, style: int, sentences: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+def _made(
+    identity: int, style: int, sentences: int, frames: int, mean: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Kept, for every pre-training of a run asks for the same speakers, seconds each."""
     speaker = Speaker(identity, style)
     plain = Speaker(identity, style)
-    plain.style = replace(speaker.style, jaw_gain=1, lip_gain=1, wide_gain=1, round_gain=1, asymmetry=0)
+    plain.style = replace(speaker.style, **dict(zip(STYLE, mean, strict=True)))
     own, shared = (_lip_points(who, sentences, frames) for who in (speaker, plain))
     return shared, own - shared
 
@@ -126,10 +144,16 @@ def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarra
 
 
 def _motions(
-    i: int, path: Path, tensors: Mapping[str, Tensor], universal: nn.Module, model: ModelConfig, device: str
+    i: int,
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    universal: nn.Module,
+    model: ModelConfig,
+    device: str,
+    mean: tuple[float, ...],
 ) -> Motions:
     with np.load(path.with_suffix(TRUTH)) as truth:
-        shared, style = made_motions(truth)
+        shared, style = made_motions(truth, mean)
         whole = truth["landmarks"].astype(np.float64)
         pose = truth["world_to_camera"].astype(np.float64)
     exact = _to_head(whole, pose).mean(0)  # [46, 3]

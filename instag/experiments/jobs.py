@@ -32,7 +32,7 @@ RESULT, FRAMES, PROFILE, CONFIG, AVATAR = "result.json", "frames.avif", "profile
 UNIVERSAL = "run/universal.safetensors"
 BATCH = 8  # frames rendered together
 PROFILE_YAWS = (-40.0, -20.0, 0.0, 20.0, 40.0)  # degrees, figures 8 and 11 of the paper
-PROFILE_GREY = 0.5
+PROFILE_GREY, PROFILE_CONTRAST, PROFILE_MARGIN = 0.5, 12, 0.02  # level, levels of 255, share of the height
 MIB = 1 << 20
 
 
@@ -142,7 +142,10 @@ def _rendered(avatar: Avatar, dataset: SubjectDataset, indices: np.ndarray) -> I
 
 @torch.no_grad()
 def profile_views(avatar: Avatar, dataset: SubjectDataset, frame: int) -> np.ndarray:
-    """One frame's head turned by PROFILE_YAWS about its vertical axis, on grey, side by side: uint8 [H, 5 H, 3]."""
+    """One frame's head turned by PROFILE_YAWS about its vertical axis, on grey, side by side: uint8 [h, 5 w, 3].
+
+    All views are cut to the box that holds the head in each of them.
+    """
     condition = dataset.condition([frame], avatar.device)
     camera = condition.camera
     grey = torch.full((1, 3, avatar.size, avatar.size), PROFILE_GREY, device=avatar.device)
@@ -151,7 +154,18 @@ def profile_views(avatar: Avatar, dataset: SubjectDataset, frame: int) -> np.nda
         turn = torch.from_numpy(yaw_rotation(yaw)).to(camera.world_to_camera)
         turned = Camera(camera.world_to_camera @ turn, camera.focal, camera.width, camera.height)
         views.append(to_uint8(avatar.render(replace(condition, camera=turned), grey))[0])
-    return np.concatenate(views, axis=1)
+    return np.concatenate(cut_to_heads(np.stack(views)), axis=1)
+
+
+def cut_to_heads(views: np.ndarray) -> np.ndarray:
+    """Views [V, H, W, 3] uint8 on PROFILE_GREY, cut to the pixels that are drawn in any of them and a margin."""
+    drawn = (np.abs(views.astype(int) - round(255 * PROFILE_GREY)).max(3) > PROFILE_CONTRAST).any(0)
+    if not drawn.any():
+        return views
+    margin = round(PROFILE_MARGIN * drawn.shape[0])
+    places = (np.flatnonzero(drawn.any(axis)) for axis in (1, 0))
+    rows, columns = (slice(max(place[0] - margin, 0), place[-1] + 1 + margin) for place in places)
+    return views[:, rows, columns]
 
 
 def yaw_rotation(degrees: float) -> np.ndarray:

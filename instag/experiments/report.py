@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from instag.experiments.jobs import PROFILE
 from instag.experiments.measure import LANDMARKS
 from instag.experiments.paper import METRICS, TABLES, PaperRow, Table
 from instag.experiments.plan import ADAPT, PRETRAIN, result_of
+from instag.experiments.plot import Mark, Panel, draw
 from instag.experiments.rows import MEMORY_ROWS, ROWS
 from instag.files import write_text
 
@@ -34,17 +34,18 @@ FIGURES = (
     ("true_opening_error", "error, truth", ".4f"),
     ("train_seconds", "training s", ".0f"),
 )
-BAR_WIDTH, BAR_HEIGHT, LABEL_WIDTH = 420, 18, 240  # px of a plot
-WHISKER = 5
+FIRST = ("full", "scratch")  # whose profile views come before those of other rows
+PLOTTED = ("PSNR", "LMD", "Sync-C")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean over subjects and seeds; deviation between seeds of the mean over subjects (None for one seed)."""
+    """Mean over subjects and seeds; deviation between seeds (None for one seed)."""
 
     mean: float
     deviation: float | None
     count: int
+    seeds: tuple[float, ...]  # a value a seed
 
 
 Results = Mapping[tuple[str, float | None], Sequence[Mapping[str, Any]]]
@@ -74,16 +75,26 @@ def result_of_file(path: Path) -> dict[str, Any]:
 
 
 def spread(results: Iterable[Mapping[str, Any]], name: str) -> Spread | None:
-    """Of a figure over subjects and seeds; None where nobody has it."""
-    by_seed: dict[int, list[float]] = {}
+    """Of a figure over subjects and seeds; None where nobody has it.
+
+    Mean over subjects of their means. A seed's value: that mean and how far the seed is from each subject's own mean,
+    over the subjects with several seeds, so that a seed without one of the subjects is no outlier.
+    """
+    subjects: dict[str, dict[int, float]] = {}
     for result in results:
         if name in result:
-            by_seed.setdefault(result["recipe"].get("seed", 0), []).append(float(result[name]))
-    if not by_seed:
+            recipe = result["recipe"]
+            subjects.setdefault(recipe.get("subject", ""), {})[recipe.get("seed", 0)] = float(result[name])
+    if not subjects:
         return None
-    means = [statistics.fmean(values) for values in by_seed.values()]
-    count = sum(map(len, by_seed.values()))
-    return Spread(statistics.fmean(means), statistics.stdev(means) if len(means) > 1 else None, count)
+    mean = statistics.fmean(statistics.fmean(values.values()) for values in subjects.values())
+    away: dict[int, list[float]] = {}
+    for values in subjects.values():
+        for seed, value in values.items() if len(values) > 1 else ():
+            away.setdefault(seed, []).append(value - statistics.fmean(values.values()))
+    seeds = tuple(mean + statistics.fmean(values) for _, values in sorted(away.items()))
+    count = sum(map(len, subjects.values()))
+    return Spread(mean, statistics.stdev(seeds) if len(seeds) > 1 else None, count, seeds)
 
 
 def write_report(output: Path) -> Path:
@@ -94,10 +105,10 @@ def write_report(output: Path) -> Path:
         section = table_section(table, results)
         if section:
             parts.append(section)
-            plot = bars(table, results)
-            if plot:
+            drawing = plot(table, results)
+            if drawing:
                 name = f"table{table.number}.svg"
-                write_text(output / name, plot)
+                write_text(output / name, drawing)
                 parts.append(f"![table {table.number}]({name})")
     parts += [_all_rows(results), _profiles(output, results)]
     write_text(output / REPORT, "\n\n".join(part for part in parts if part) + "\n")
@@ -112,11 +123,12 @@ def _preface(results: Results) -> str:
     return (
         f"{len(rows)} adaptations of {len(subjects)} subjects: {', '.join(subjects) or 'none'}; seeds "
         f"{', '.join(map(str, seeds)) or 'none'}; on {', '.join(devices) or 'nothing'}. A figure is the mean over "
-        "subjects and seeds +- the deviation between seeds (of the mean over subjects). *paper*: the published figure, "
+        "subjects and seeds +- the deviation between seeds (of the mean over subjects). Plots: dot the mean, whisker "
+        "the deviation, circles the seeds, dashed what the rows are judged against. *paper*: the published figure, "
         "other people, 512 px. A direction is the sign of a row's difference from the line that it is judged against: "
         "it *agrees*, *disagrees*, or is *within spread* (smaller than both deviations), over the subjects and seeds "
-        "that both lines have. lip r, the correlation of lip "
-        "openings, stands in for Sync-C; LPIPS needs its weights."
+        "that both lines have. A table holds the people that all its finished lines have. lip r, the correlation of "
+        "lip openings, stands in for Sync-C; LPIPS needs its weights."
     )
 
 
@@ -128,26 +140,41 @@ def _group(results: Results, line: PaperRow) -> Sequence[Mapping[str, Any]]:
     return results[line.row, lengths[0]] if lengths else ()
 
 
-def table_section(table: Table, results: Results) -> str:
-    """One of the paper's tables; empty where none of its rows is finished."""
+def table_groups(table: Table, results: Results) -> list[Sequence[Mapping[str, Any]]]:
+    """Finished rows of each line, of the people that all finished lines have: other people are other figures."""
     groups = [_group(results, line) for line in table.lines]
-    if not any(groups):
+    people = [{result["recipe"].get("subject") for result in group} for group in groups if group]
+    shared = set.intersection(*people) if people else set()
+    if not shared:
+        return groups
+    return [[result for result in group if result["recipe"].get("subject") in shared] for group in groups]
+
+
+def table_section(table: Table, results: Results) -> str:
+    """One of the paper's tables; empty where not two of its rows are finished."""
+    groups = table_groups(table, results)
+    if sum(map(bool, groups)) < 2:
         return ""
+    people = sorted({result["recipe"].get("subject", "") for group in groups for result in group} - {""})
     metrics = [name for name in METRICS if any(name in line.figures for line in table.lines)] or ["PSNR", "SSIM", "LMD"]
     metrics = [name for name in metrics if any(spread(group, METRICS[name][0]) for group in groups)]
-    head = " | ".join(f"{HEADERS.get(name, name)} | paper" for name in metrics)
+    published = any(line.figures for line in table.lines)
+    heads = [cell for name in metrics for cell in (HEADERS.get(name, name), *(["paper"] if published else []))]
+    heads = ["", "n", *heads, *(["direction"] if published else [])]
     lines = [f"## Table {table.number}: {table.title}" if table.number else f"## {table.title}", "",
-             f"| | n | {head} | direction |", "|---|" + "---|" * (2 * len(metrics) + 2)]  # fmt: skip
-    reference = groups[table.against]
+             f"People: {', '.join(people) or '-'}.", "",
+             f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]  # fmt: skip
     for line, group in zip(table.lines, groups, strict=True):
-        cells = []
+        cells = [line.label, str(len(group))]
         for name in metrics:
-            value = spread(group, METRICS[name][0])
-            published = line.figures.get(name)
-            cells += [show(value, FORMS[name]), "" if published is None else f"{published:{FORMS[name]}}"]
-        own = group is reference and line is table.lines[table.against]
-        verdict = "" if own else directions(line, table.lines[table.against], group, reference, metrics)
-        lines.append(f"| {line.label} | {len(group)} | {' | '.join(cells)} | {verdict} |")
+            cells.append(show(spread(group, METRICS[name][0]), FORMS[name]))
+            if published:
+                cells.append(f"{line.figures[name]:{FORMS[name]}}" if name in line.figures else "")
+        if published:
+            other = table.against if line.against is None else line.against
+            own = line is table.lines[other]
+            cells.append("" if own else directions(line, table.lines[other], group, groups[other], metrics))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -199,51 +226,32 @@ def _all_rows(results: Results) -> str:
 
 
 def _profiles(output: Path, results: Results) -> str:
-    """Pictures of heads turned to both sides, the rows of the geometry prior first."""
-    order = sorted(results, key=lambda key: (not key[0].startswith("prior"), key[0], key[1] or 0))
-    lines = []
-    for key in order:
-        for result in results[key]:
+    """Pictures of heads turned to both sides, subject by subject, the rows of the geometry prior first."""
+    order = sorted(results, key=lambda key: (not key[0].startswith("prior"), key[0] not in FIRST, key[0], key[1] or 0))
+    parts: dict[str, list[str]] = {}
+    for row, seconds in order:
+        for result in results[row, seconds]:
             picture = Path(result["folder"]) / PROFILE
             if picture.is_file():
-                place = picture.relative_to(output)
-                lines.append(f"{key[0]}, {result['recipe']['subject']}:\n\n![{key[0]}]({place})")
-    return "\n\n".join(["## Seen from -40 to 40 degrees (figures 8, 11)", *lines]) if lines else ""
+                recipe, length = result["recipe"], "all" if seconds is None else f"{seconds:g} s"
+                caption = f"{row}, {length}, seed {recipe['seed']}: {ROWS[row].what}"
+                parts.setdefault(recipe["subject"], []).append(f"{caption}\n\n![{row}]({picture.relative_to(output)})")
+    sections = ["\n\n".join([f"### {subject}", *pictures]) for subject, pictures in sorted(parts.items())]
+    return "\n\n".join(["## Seen from -40 to 40 degrees (figures 8, 11)", *sections]) if sections else ""
 
 
-def bars(table: Table, results: Results) -> str:
-    """PSNR, LMD and lip r of a table's rows as bars with whiskers, an SVG drawing; empty where there is nothing."""
-    blocks, y = [], 0
-    for name in ("PSNR", "LMD", "Sync-C"):
-        found = [(line.label, spread(_group(results, line), METRICS[name][0])) for line in table.lines]
-        values = [(label, value) for label, value in found if value is not None]
-        if len(values) < 2:
-            continue
-        low = min(value.mean - (value.deviation or 0) for _, value in values)
-        high = max(value.mean + (value.deviation or 0) for _, value in values)
-        low -= 0.15 * (high - low or 1.0)
-        scale = BAR_WIDTH / (high - low or 1.0)
-        blocks.append(f'<text x="0" y="{y + 14}" font-weight="bold">{HEADERS.get(name, name)}</text>')
-        y += BAR_HEIGHT + 4
-        for label, value in values:
-            blocks.append(_bar(label, value, y, low, scale, FORMS[name]))
-            y += BAR_HEIGHT
-        y += 12
-    if not blocks:
-        return ""
-    size = f'viewBox="0 0 {LABEL_WIDTH + BAR_WIDTH + 90} {y}" font-size="12" font-family="sans-serif"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>' + "".join(blocks) + "</svg>\n"
-
-
-def _bar(label: str, value: Spread, y: int, low: float, scale: float, form: str) -> str:
-    end, middle = LABEL_WIDTH + (value.mean - low) * scale, y + BAR_HEIGHT / 2
-    out = (
-        f'<text x="0" y="{y + 13}">{html.escape(label)}</text>'
-        f'<rect x="{LABEL_WIDTH}" y="{y + 3}" width="{end - LABEL_WIDTH:.1f}" height="{BAR_HEIGHT - 6}" '
-        f'fill="#2a6f97"/>'
-        f'<text x="{LABEL_WIDTH + BAR_WIDTH + 8}" y="{y + 13}">{value.mean:{form}}</text>'
-    )
-    if value.deviation:
-        a, b = (end + sign * value.deviation * scale for sign in (-1, 1))
-        out += f'<path d="M{a:.1f} {middle}H{b:.1f}M{a:.1f} {middle - WHISKER}v{2 * WHISKER}M{b:.1f} {middle - WHISKER}v{2 * WHISKER}" stroke="#c8553d"/>'  # noqa: E501
-    return out
+def plot(table: Table, results: Results) -> str:
+    """PSNR, LMD and lip r of a table's rows, an SVG drawing; empty where there are not two rows with one of them."""
+    panels = []
+    for name in PLOTTED:
+        figure, more_is_better = METRICS[name]
+        marks = []
+        for line, group in zip(table.lines, table_groups(table, results), strict=True):
+            value = spread(group, figure)
+            if value is not None:
+                reference = line is table.lines[table.against]
+                marks.append(Mark(line.label, value.mean, value.deviation, value.seeds, reference))
+        if len(marks) > 1:
+            title = f"{HEADERS.get(name, name)} ({'higher' if more_is_better else 'lower'} is better)"
+            panels.append(Panel(title, FORMS[name], tuple(marks)))
+    return draw(panels)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from instag.config_io import load_config
 from instag.errors import InstagError
 from instag.experiments import collect, fields, report
 from instag.experiments.frames import read_frames, write_frames
-from instag.experiments.jobs import run_job, yaw_rotation
+from instag.experiments.jobs import cut_to_heads, run_job, yaw_rotation
 from instag.experiments.paper import METRICS, TABLES
 from instag.experiments.plan import Options, parse_subjects, plan, rows_of
+from instag.experiments.plot import Mark, Panel, draw
 from instag.experiments.pool import Job, run_jobs
 from instag.experiments.rows import MEMORY_ROWS, ROWS, VARIANTS, adaptation, pretraining
 
@@ -139,10 +141,10 @@ def test_packed_results_come_back_in_parts(tmp_path, monkeypatch):
 
 
 # --- report -------------------------------------------------------------------------------------------------------
-def write_row(output, row, seed, **figures):
-    folder = output / "rows" / f"anna-{row}-5s-s{seed}"
+def write_row(output, row, seed, subject="anna", **figures):
+    folder = output / "rows" / f"{subject}-{row}-5s-s{seed}"
     folder.mkdir(parents=True)
-    recipe = {"row": row, "subject": "anna", "test": "anna", "seconds": 5.0, "seed": seed}
+    recipe = {"row": row, "subject": subject, "test": subject, "seconds": 5.0, "seed": seed}
     (folder / "result.json").write_text(json.dumps({"recipe": recipe, "device": "cpu", **figures}))
 
 
@@ -156,6 +158,48 @@ def test_the_report_judges_directions_with_spread(tmp_path):
     assert "| two branches, no hook | 2 | 30.07 +- 0.07 | 28.69 |" in table
     assert "PSNR within spread; LMD agrees" in table and "PSNR disagrees; LMD agrees" in table
     assert (tmp_path / "table6.svg").read_text().startswith("<svg")
+
+
+def test_a_table_holds_the_people_of_all_its_lines(tmp_path):
+    for row in ("full", "no_hook"):
+        write_row(tmp_path, row, 0, psnr=30.0)
+    write_row(tmp_path, "full", 0, "ben", psnr=40.0)
+    text = report.write_report(tmp_path).read_text()
+    table = text.split("## Table 6")[1].split("##")[0]
+    assert "People: anna." in table and "| full | 1 | 30.00 |" in table
+    assert "## Table 7" not in text  # one row alone compares nothing
+
+
+def test_a_seed_without_one_of_the_subjects_is_no_outlier():
+    def result(subject: str, seed: int, value: float) -> dict:
+        return {"recipe": {"subject": subject, "seed": seed}, "psnr": value}
+
+    both = [result("anna", 0, 30.0), result("anna", 1, 30.2), result("ben", 0, 20.0), result("ben", 1, 20.4)]
+    value = report.spread(both, "psnr")
+    assert value.mean == pytest.approx(25.15) and value.seeds == pytest.approx((25.0, 25.3))
+    less = report.spread(both[:3], "psnr")
+    assert less.mean == pytest.approx(25.05) and less.deviation == pytest.approx(0.2 / 2**0.5)
+    assert report.spread(both[:1], "psnr").deviation is None and report.spread(both, "lmd") is None
+
+
+def test_plots_show_every_row_inside_the_drawing():
+    marks = (Mark("a < b", 0.5, 0.2, (0.3, 0.7), True), Mark("c", -0.4, None, (-0.4,)))
+    svg = draw([Panel("lip r", ".3f", marks)])
+    root = ElementTree.fromstring(svg)
+    assert {"a < b", "c", "lip r", "0.500 ± 0.200", "-0.400"} <= {node.text for node in root.iter() if node.text}
+    width, places = float(root.get("width")), [float(node.get("cx")) for node in root.iter() if node.get("cx")]
+    assert len(places) == 4 and all(0 < place < width for place in places)
+    assert max(places) - min(places) > 200 and draw([]) == ""
+
+
+def test_profile_views_are_cut_alike_to_the_heads():
+    views = np.full((2, 50, 100, 3), 128, np.uint8)
+    views[0, 10:30, 40:60] = 0
+    views[1, 12:35, 45:70] = 255
+    cut = cut_to_heads(views)
+    assert cut.shape == (2, 27, 32, 3)  # a margin of one pixel
+    assert (cut != 128).sum() == (views != 128).sum()
+    assert cut_to_heads(views[:, :5]).shape == (2, 5, 100, 3)
 
 
 # --- made speakers ------------------------------------------------------------------------------------------------
@@ -172,13 +216,14 @@ def test_shared_motion_and_style_sum_to_the_clip_s_own(tmp_path):
     from instag.synthetic.landmarks import NAMES, head_landmarks
 
     truth = {"seeds": np.array([4, 7, 1]), "landmarks": np.zeros((50, len(NAMES), 3))}
-    shared, style = fields.made_motions(truth)
     speaker = Speaker(4, 7)
+    shared, style = fields.made_motions(truth, fields.mean_style([speaker, Speaker(4, 8)]))
     pose = speaker.perform(1, 50 / 25).articulation.at(40)
     points = head_landmarks(speaker.rig, speaker.landmark_vertices, speaker.rig.deform(pose), pose) / 100
     expected = points[[NAMES.index(name) for name in fields.LIPS]]
     np.testing.assert_allclose((shared + style)[40], expected, atol=1e-9)
     assert np.abs(style).max() > 1e-4
+    assert np.abs(fields.made_motions(truth, fields.mean_style([speaker]))[1]).max() == 0  # all of it is shared
 
 
 def test_a_field_holds_what_it_is_up_to_one_gain():
