@@ -127,10 +127,11 @@ def _layer(
     known = columns is not None
     if columns is None:
         columns = np.zeros(size, bool)
-    rise, covered, skin, paint = _paint_columns(
-        *(frame, neck, clean, clean | background, _roof(body, background), columns, known),
-        *(scaled_px(x, size) for x in (TORSO_REACH_PX, NECK_REACH_PX, MARGIN_PX, SOURCE_PX)),
-    )
+    rise, covered = np.zeros(labels.shape, np.int16), np.zeros(labels.shape, bool)
+    skin, paint = np.full((size, 3), np.float32(-1)), np.zeros(frame.shape, np.uint8)
+    lengths = (scaled_px(x, size) for x in (TORSO_REACH_PX, NECK_REACH_PX, MARGIN_PX, SOURCE_PX))
+    kept, roof = clean | background, _roof(body, background)
+    _paint_columns(frame, neck, clean, kept, roof, columns, known, *lengths, rise, covered, skin, paint)
     wide = np.ones((1, scaled_px(THIN_PX, size)), np.uint8)
     thick = cv2.morphologyEx(((rise > 0) | clean).view(np.uint8), cv2.MORPH_OPEN, wide).view(bool)
     painted = (rise > 0) & (thick | body)
@@ -169,25 +170,26 @@ def _roof(body: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _paint_columns(frame, neck, clean, kept, roof, columns, known, torso_reach, neck_reach, margin, depth):
+def _paint_columns(
+    frame, neck, clean, kept, roof, columns, known, torso_reach, neck_reach, margin, depth, rise, covered, skin, paint
+):
     """What the body's columns give the pixels above them that are not `kept` (bool [h, W]; the head, and the body
-    beside it), each from the next `clean` pixel below.
+    beside it), each from the next `clean` pixel below. Fills what comes as zeros, and as -1 in `skin`:
 
-    Returns:
-        rise: how far that is, int16 [h, W]; 0: not painted.
-        covered: bool [h, W], a neck that does not show in its column: its colour is not known here.
-        skin: float32 [W, 3] colour of the neck in its columns; -1 where it does not show.
-        paint: uint8 [h, W, 3], the mean of `depth` rows of the body from `margin` below its edge on.
+    rise: how far that is, int16 [h, W]; 0: not painted.
+    covered: bool [h, W], a neck that does not show in its column: its colour is not known here.
+    skin: float32 [W, 3] colour of the neck in its columns; -1 where it does not show.
+    paint: uint8 [h, W, 3], the mean of `depth` rows of the body from `margin` below its edge on.
     """
     height, width = clean.shape
-    rise, covered = np.zeros((height, width), np.int16), np.zeros((height, width), np.bool_)
-    skin, paint = np.full((width, 3), np.float32(-1)), np.zeros((height, width, 3), np.uint8)
     colours = np.zeros((width, 3), np.float32)
-    edges, fresh = np.full(width, height, np.int64), np.zeros(width, np.bool_)
+    edges = np.zeros(width, np.int32)
+    for x in range(width):
+        edges[x] = height
     for y in range(height - 1, -1, -1):
         for x in range(width):
             if clean[y, x]:
-                edges[x], fresh[x] = y, True
+                edges[x] = y
             below = edges[x]
             if kept[y, x] or below == height:
                 continue
@@ -195,26 +197,22 @@ def _paint_columns(frame, neck, clean, kept, roof, columns, known, torso_reach, 
             is_neck = columns[x] if known else shows
             if below - y > (neck_reach if is_neck or y >= roof[x] else torso_reach):
                 continue
-            if fresh[x]:  # a new edge
-                fresh[x] = False
+            if rise[y + 1, x] == 0:  # a new edge
                 first = below if shows else min(below + margin, height - 1)  # the neck may be a thin strip
-                count = np.float32(0)
-                colours[x] = 0
-                for row in range(first, min(first + depth, height)):
-                    if row > first and not (neck[row, x] if shows else clean[row, x]):
-                        break
-                    count += 1
-                    for k in range(3):
-                        colours[x, k] += frame[row, x, k]
+                stop = first + 1
+                while stop < min(first + depth, height) and (neck[stop, x] if shows else clean[stop, x]):
+                    stop += 1
                 for k in range(3):
-                    colours[x, k] /= count
-                if is_neck and shows:
-                    skin[x] = colours[x]
+                    total = np.float32(0)
+                    for row in range(first, stop):
+                        total += frame[row, x, k]
+                    colours[x, k] = total / np.float32(stop - first)
+                    if is_neck and shows:
+                        skin[x, k] = colours[x, k]
             rise[y, x] = below - y
             covered[y, x] = known and is_neck and not shows
             for k in range(3):
                 paint[y, x, k] = np.uint8(colours[x, k] + np.float32(0.5))
-    return rise, covered, skin, paint
 
 
 def _even(paint: np.ndarray, painted: np.ndarray, rise: np.ndarray) -> None:
