@@ -13,6 +13,7 @@ from scipy.io import wavfile
 from instag.camera import head_pose_to_camera
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import FPS, LABEL_COLORS, SAMPLE_RATE, TRACKS, Label, SubjectFolder
+from instag.data.pack import write_pack
 from instag.data.subject_folder import FolderSource
 from instag.data_utils import pictures, pipeline, refine_pose
 from instag.data_utils.clip import ClipView
@@ -74,6 +75,10 @@ def test_folder_and_pack_are_read_alike(subject):
     assert a.prior.valid.float().mean() > 0.05
     tracks = from_folder.tracks
     assert tracks.mesh.shape == (FRAMES, *TRACKS["mesh"][1])
+
+
+def test_the_pack_is_what_packing_the_folder_gives(subject, tmp_path):
+    assert write_pack(subject, tmp_path / "anew.instag").read_bytes() == subject.pack.read_bytes()
 
 
 def test_the_field_reads_the_same_poses(subject, tmp_path):
