@@ -24,6 +24,7 @@ MARGIN_PX = 3  # body pixels this near to the head carry its colour: painted ove
 THIN_PX = 5  # painted columns narrower than this are noise of the label map
 SOURCE_PX = 8  # rows of the body whose mean its continuation has
 SPREAD_PX = 4.0  # standard deviation of the blur that evens out neighbouring columns
+LEAST_SHOWN = 0.25  # of the neck's columns that show it: with fewer it has the clip's colour
 DARKENING = 0.98  # per row of 512: it lies in the head's shadow
 EDGE_PX = 0.8  # standard deviation of the soft edge against the background
 FADE_PX = 2.0  # and of the fading rim behind the head
@@ -135,9 +136,11 @@ def _layer(
     wide = np.ones((1, scaled_px(THIN_PX, size)), np.uint8)
     thick = cv2.morphologyEx(((rise > 0) | clean).view(np.uint8), cv2.MORPH_OPEN, wide).view(bool)
     painted = (rise > 0) & (thick | body)
+    shown = np.flatnonzero(skin[:, 0] >= 0)
+    if len(shown) < LEAST_SHOWN * columns.sum():  # such specks are in the chin's shadow, or no neck
+        shown, covered = shown[:0], np.broadcast_to(columns, covered.shape)
     y, x = np.nonzero(covered & painted)
     if len(y):  # the chin lies on the collar: the neck is behind it
-        shown = np.flatnonzero(skin[:, 0] >= 0)
         paint[y, x] = _between(x, shown, skin[shown], neck_colour)
     _even(paint, painted, rise)
     layer = np.zeros((*labels.shape, 4), np.uint8)
@@ -193,12 +196,12 @@ def _paint_columns(
             below = edges[x]
             if kept[y, x] or below == height:
                 continue
-            shows = neck[below, x]
+            shows = neck[below, x] and neck[min(below + margin, height - 1), x]  # not just the chin's shadow
             is_neck = columns[x] if known else shows
             if below - y > (neck_reach if is_neck or y >= roof[x] else torso_reach):
                 continue
             if rise[y + 1, x] == 0:  # a new edge
-                first = below if shows else min(below + margin, height - 1)  # the neck may be a thin strip
+                first = below if shows else min(below + margin, height - 1)
                 stop = first + 1
                 while stop < min(first + depth, height) and (neck[stop, x] if shows else clean[stop, x]):
                     stop += 1

@@ -152,6 +152,10 @@ def test_a_neck_that_the_chin_hides_is_the_clip_s():
     shade = layer[behind][..., :3].mean((0, 1)) / neck.colour
     assert (shade > 0.4).all() and np.ptp(shade) < 0.1  # the neck's colour, darker, not the collar's
     assert not layer[: top - 40, :, 3].any()
+    speck = slice(top - 6, top), slice(124, 132)  # that the label map calls neck
+    labels[speck], frame[speck] = Label.NECK, (255, 0, 0)
+    again = torso_layer(frame, labels, speaker.room, neck, plane)[behind][..., :3]
+    assert np.abs(again.astype(float) - layer[behind][..., :3]).max() < 25  # it is not spread over the neck
 
 
 def test_a_clip_without_a_visible_neck_has_none():
