@@ -14,8 +14,8 @@ from instag.data_utils.image_ops import polygon_mask, scaled_px
 
 BAND_PX = 4  # at 512 px: the edge moves up or down by at most this
 BAND_SHARE = 0.35  # and by at most this share of the gap's height: nearly closed lips stay as the mesh has them
-EVEN_PX = 3  # at 512 px: half the columns over which the edge is evened out
-UNLIKE_LIPS = 12.0  # squared Mahalanobis distance of LAB colours
+EVEN_PX, EVEN_ROWS_PX = 3, 1  # at 512 px: half the columns and rows over which the edge is evened out
+UNLIKE_LIPS = 9.0  # squared Mahalanobis distance of LAB colours
 COLOUR_NOISE = (16.0, 4.0, 4.0)  # variance of L, a, b added to the lips' own
 LEAST_LIPS_PX = 60  # pixels of lips from which their colour is known
 
@@ -40,7 +40,8 @@ def inside_mouth(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         return mouth
     colours = cv2.cvtColor(frame[window], cv2.COLOR_RGB2LAB).astype(np.float32)
     found = largest & (_distance(colours, colours[lips]) > UNLIKE_LIPS) | (cv2.erode(hole, upright) > 0)
-    even = cv2.blur(found.astype(np.float32), (2 * scaled_px(EVEN_PX, size) + 1, 3))  # neighbouring columns agree
+    neighbours = 2 * scaled_px(EVEN_PX, size) + 1, 2 * scaled_px(EVEN_ROWS_PX, size, 0) + 1
+    even = cv2.blur(found.astype(np.float32), neighbours)  # they agree
     mouth[window] = (even > 0.5) & largest
     return mouth
 
