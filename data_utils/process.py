@@ -113,6 +113,7 @@ def _make(
     with preprocessing_packages():
         from instag.audio.norm import check_mode
         from instag.data.audio import get_extractor
+        from instag.data_utils.blas import one_blas_thread
         from instag.data_utils.clip import WorkFiles
         from instag.data_utils.files import remove_leavings
         from instag.data_utils.job import Job, run_steps
@@ -136,7 +137,8 @@ def _make(
     remove_leavings(folder.root)
     manifest.save()  # a folder that cannot be written is found out before the work
     try:
-        run_steps(Job(clip, folder, **chosen, manifest=manifest, pool=pool), STEPS, steps, force)
+        with one_blas_thread():
+            run_steps(Job(clip, folder, **chosen, manifest=manifest, pool=pool), STEPS, steps, force)
     except DataError:  # the clip cannot be used: of a folder that is new, leave nothing
         if not known and set(manifest.steps) <= set(INGESTION):
             _remove(folder, made_root)

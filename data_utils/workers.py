@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from instag.data_utils.blas import set_blas_threads
 from instag.data_utils.video import BLOCK
 from instag.errors import InstagError
 
@@ -110,6 +111,7 @@ def _start_worker() -> None:
     import cv2
 
     cv2.setNumThreads(1)
+    set_blas_threads(1)
     _keep_memory()
 
 
