@@ -28,6 +28,7 @@ from instag.data_utils.video import (
     probe,
     square_crop,
 )
+from instag.data_utils.workers import usable_cores
 from instag.errors import DataError
 
 CHECKED_SECONDS = 60.0  # of a clip that `instag doctor` looks at: the first minute tells
@@ -101,7 +102,7 @@ def check_clip(path: Path | str, size: int = 512, limit_seconds: float | None = 
         _container(check, info, limit_seconds)
         if 0 < info.seconds < SHORTEST_CLIP:
             raise DataError(f"{info.seconds:.1f} s long, {SHORTEST_CLIP:.0f} s are needed; give a longer clip")
-        survey = survey_clip(path, info, limit_seconds)
+        survey = survey_clip(path, info, limit_seconds, trackers=usable_cores())
     except DataError as error:
         check.add(Level.FATAL, *_split(error, path))
         return check
