@@ -17,8 +17,8 @@ from instag.fields.structure import GaussianField, point_spacing, random_head_po
 from instag.training.stage import Subject
 
 LIFTED_FRAMES = 16  # frames that points are taken from, spread over the training part
-RECESSION = 1.0  # off the mesh the head falls away from the viewer: depth per distance in the picture
-DEEPEST = 0.08  # head units behind the mesh's border; ears and hair are about there
+RECESSION = 4.0  # off the mesh the head falls away from the viewer: at most this depth per distance in the picture
+DEEPEST = 0.16  # head units behind the mesh's border at most; ears and hair are about half of it behind
 MOUTH_DEPTH = (0.004, 0.02)  # head units behind the lips: teeth and tongue
 LIFTED_OPACITY = 0.5
 LEAST_POINTS = 16
@@ -46,7 +46,10 @@ def initial_structure(branch: str, config: StageConfig, sh_degree: int, subject:
 
 
 def lifted_points(branch: str, count: int, subject: Subject, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Pixels of a branch, put at the depth of the face mesh (its nearest point, and farther off it).
+    """Pixels of a branch at the depth of the face mesh; off it spread from its nearest point's depth to far behind.
+
+    Ears and hair have no mesh, and frames of one pose do not tell their depth: spread, the right one is among them,
+    and the optimisation keeps it (docs/experiments.md).
 
     Returns:
         means [N, 3] world, colors [N, 3] in [0, 1]; N = count where the frames show enough of the branch.
@@ -115,7 +118,7 @@ class _Surface:
         depth = self.depth[tuple(near)].astype(np.float64)
         if branch == "face":
             distance = np.hypot(*(near - [rows, columns]))  # px
-            depth = depth + np.minimum(distance * depth / focal * RECESSION, DEEPEST)
+            depth = depth + np.minimum(distance * depth / focal * RECESSION, DEEPEST) * generator.random(len(rows))
         else:
             depth = depth + generator.uniform(*MOUTH_DEPTH, len(rows))
         rays = np.stack([columns + 0.5 - camera.width / 2, rows + 0.5 - camera.height / 2], 1) / focal

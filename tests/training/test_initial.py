@@ -7,7 +7,7 @@ import torch
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import Label
 from instag.errors import DataError
-from instag.training.initial import lifted_points, nearest_true
+from instag.training.initial import COARSE, DEEPEST, RECESSION, lifted_points, nearest_true
 from instag.training.stage import Subject
 
 INDICES = np.arange(0, 60, 3)
@@ -38,6 +38,24 @@ def test_lifted_points_fall_on_their_pixels(dataset, branch, labels, device):
     assert valid.any() and (behind[valid].abs() < (1e-4 if branch == "face" else 0.021)).all()
     if branch == "face":
         assert (there[~valid, 2] > prior.depth[prior.valid].min()).all()
+
+
+def test_off_the_mesh_depth_is_spread_behind_the_nearest_point(dataset):
+    one = INDICES[4:5]
+    subject, camera, prior = Subject(dataset, one, 0.1), dataset.batch(one).condition.camera, dataset.prior(one)
+    depths = []
+    for seed in (0, 1):
+        means, _ = lifted_points("face", 100_000, subject, np.random.default_rng(seed))
+        depths.append((means @ camera.world_to_camera[0, :3, :3].T + camera.world_to_camera[0, :3, 3])[:, 2])
+    moved = (depths[0] - depths[1]).abs()
+    rows, columns = np.nonzero(dataset.batch(one).mask(Label.HEAD, Label.HAIR)[0, 0].numpy())
+    valid = prior.valid[0, 0][rows, columns]
+    assert (moved[valid] < 1e-6).all() and moved[~valid].mean() > 0.1 * DEEPEST and moved.max() <= DEEPEST
+    surface = COARSE * nearest_true(prior.valid[0, 0].numpy()[::COARSE, ::COARSE])[:, rows // COARSE, columns // COARSE]
+    there = prior.depth[0, 0][tuple(surface)]
+    away = np.hypot(*(surface - [rows, columns])) * there.numpy() / float(camera.focal[0])  # head units
+    share = ((torch.stack(depths) - there) / np.clip(away * RECESSION, 1e-3, DEEPEST))[:, ~valid]
+    assert share.min() > -0.01 and share.max() < 1.01 and abs(float(share.mean()) - 0.5) < 0.1  # evenly
 
 
 def test_as_many_as_asked_and_without_resident_frames(dataset):
