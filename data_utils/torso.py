@@ -87,9 +87,10 @@ def torso_layer(
     """RGBA uint8 [H, W, 4], straight alpha, of one frame.
 
     `frame` and `plate` uint8 [H, W, 3] RGB, `labels` uint8 [H, W] (`Label`). Wherever neck or torso is visible,
-    `compose(layer, plate)` gives the frame back, also on the soft edge against the background; behind the head the
-    layer goes on as far as NECK_REACH_PX: over the columns of the clip's `neck` (with `plane`, the head's in this
-    frame), also where the chin hides it; without, where the frame shows some. RGB is zero where alpha is.
+    `compose(layer, plate)` gives the frame back, but for MARGIN_PX beside the head, also on the soft edge against the
+    background. Behind the head the layer goes on by up to NECK_REACH_PX: over the columns of the clip's `neck` (with
+    `plane`, the head's in this frame), also where the chin hides it, or, without, where the frame shows some; elsewhere
+    up to the line between the body's edges to both sides of the head, or TORSO_REACH_PX. RGB is zero where alpha is.
     """
     size = len(frame)
     body = (labels == Label.NECK) | (labels == Label.TORSO)
