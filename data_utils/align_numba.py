@@ -1,4 +1,4 @@
-"""Where a picture shows a texture: a frame's head pose by Gauss-Newton on grey levels, compiled by numba.
+"""Where a picture shows a texture: a frame's head pose by Gauss-Newton on grey levels, loops compiled by numba.
 
 Gain and offset of the light are free, Cauchy weights. The samples, what they look like and the pictures: `refine_pose`.
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from instag.data_utils.bundle import rotation_matrix
+
 LEAST_FACING = 0.25  # cosine between normal and ray
 STEPS = 5  # Gauss-Newton steps a frame and texture
 CONVERGED = 2e-5  # rad and part of the distance
 CORRELATED_SAMPLES = 20.0  # neighbouring samples see the same pixels: so many count as one
 CAUCHY = 2.0  # deviations at which a residual counts half
+LEAST_SAMPLES = 100  # seen; with fewer a pose stays as it is
+TINY = 1e-12  # keeps gain and offset determined
 LEAST_NOISE = 1.0  # grey levels: a residual's deviation is never taken to be less
 
 
@@ -103,17 +107,51 @@ def _light(values: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple
 
 
 @numba.njit(cache=True, nogil=True)
-def _rotation(vector: np.ndarray) -> np.ndarray:
-    """Rodrigues, [3] rad -> [3, 3]."""
-    angle = np.sqrt((vector**2).sum())
-    x, y, z = vector
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    if angle < 1e-12:
-        return np.eye(3) + cross
-    return np.eye(3) + np.sin(angle) / angle * cross + (1 - np.cos(angle)) / angle**2 * (cross @ cross)
+def _compare(
+    values: np.ndarray, target: np.ndarray, weights: np.ndarray, residual: np.ndarray, sizes: np.ndarray
+) -> int:
+    """What is left of values [P] less the texture in the best light, into residual [P], 0 where a sample is not seen;
+    how much it is into the first of sizes [P], for samples that are believed. Returns how many those are."""
+    gain, offset = _light(values, target, weights)
+    count = 0
+    for p in range(len(values)):
+        if np.isnan(values[p]):
+            residual[p] = 0.0
+            continue
+        residual[p] = values[p] - (gain * target[p] + offset)
+        if weights[p] > 0:
+            sizes[count] = abs(residual[p])
+            count += 1
+    return count
 
 
 @numba.njit(cache=True, nogil=True)
+def _normal_equations(
+    rows: np.ndarray,
+    values: np.ndarray,
+    residual: np.ndarray,
+    weights: np.ndarray,
+    half: float,
+    weight: np.ndarray,
+    weighted: np.ndarray,
+    hessian: np.ndarray,
+    gradient: np.ndarray,
+) -> None:
+    """hessian [8, 8] and gradient [8] of the residuals, rows [8, P] their derivatives; one of `half` weighs half.
+
+    weight, weighted: [P], to work in.
+    """
+    for p in range(len(values)):
+        share = residual[p] / half
+        weight[p] = 0.0 if np.isnan(values[p]) else weights[p] / (1 + share * share)
+    for i in range(8):
+        for p in range(len(values)):
+            weighted[p] = weight[p] * rows[i, p]
+        gradient[i] = _dot(weighted, residual)
+        for j in range(i + 1):
+            hessian[i, j] = hessian[j, i] = _dot(weighted, rows[j])
+
+
 def align(
     image: np.ndarray,
     center: np.ndarray,
@@ -121,56 +159,35 @@ def align(
     normals: np.ndarray,
     target: np.ndarray,
     weights: np.ndarray,
-    rotation: np.ndarray,
-    translation: np.ndarray,
-    believed_rotation: np.ndarray,
-    believed_translation: np.ndarray,
+    start: tuple[np.ndarray, np.ndarray],
+    believed: tuple[np.ndarray, np.ndarray],
     focal: float,
     prior: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One frame's pose, from `rotation`, `translation`, not far from the believed one; prior [6] inverse variances."""
-    count = len(points)
-    values, weight, weighted = np.empty(count), np.empty(count), np.empty(count)
-    rows = np.zeros((8, count))  # derivatives of the residuals by the pose, gain and offset
+    """One frame's pose, rotation [3, 3] and translation [3] cm, from `start`, not far from the believed one.
+
+    image: float32 [h, w]; center: [2] of the whole picture in it; points, normals: [P, 3]; target, weights: [P], the
+    texture; prior: [6] inverse variances. The loops alone are compiled: all of it took 12 s, these take 3.
+    """
+    rotation, translation = start
+    values, residual, sizes, weight, weighted = np.empty((5, len(points)))
+    rows = np.zeros((8, len(points)))  # derivatives of the residuals by the pose, gain and offset
     rows[6], rows[7] = -target, -1.0
-    shift = np.empty(6)
+    hessian, gradient = np.empty((8, 8)), np.empty(8)
     for _ in range(STEPS):
         sample(image, center, points, normals, rotation, translation, focal, rows, values)
-        gain, offset = _light(values, target, weights)
-        residual = values - (gain * target + offset)
-        seen = np.abs(residual[~np.isnan(residual) & (weights > 0)])
-        if len(seen) < 100:
+        seen = _compare(values, target, weights, residual, sizes)
+        if seen < LEAST_SAMPLES:
             break
-        noise = max(LEAST_NOISE, 1.4826 * np.median(seen))
-        for p in range(count):
-            if np.isnan(residual[p]):
-                residual[p] = weight[p] = 0.0
-            else:
-                weight[p] = weights[p] / (1 + (residual[p] / (CAUCHY * noise)) ** 2)
-        hessian, gradient = np.empty((8, 8)), np.empty(8)
-        for i in range(8):
-            weighted[:] = weight * rows[i]
-            gradient[i] = _dot(weighted, residual)
-            for j in range(i + 1):
-                hessian[i, j] = hessian[j, i] = _dot(weighted, rows[j])
+        noise = max(LEAST_NOISE, 1.4826 * float(np.median(sizes[:seen])))
+        _normal_equations(rows, values, residual, weights, CAUCHY * noise, weight, weighted, hessian, gradient)
         scale = 1 / (noise**2 * CORRELATED_SAMPLES)
-        hessian *= scale
-        gradient *= scale
-        turn = rotation @ believed_rotation.T
-        shift[0], shift[1], shift[2] = (
-            0.5 * (turn[2, 1] - turn[1, 2]),
-            0.5 * (turn[0, 2] - turn[2, 0]),
-            0.5 * (turn[1, 0] - turn[0, 1]),
-        )
-        shift[3:] = translation - believed_translation
-        for i in range(6):
-            hessian[i, i] += prior[i]
-            gradient[i] += prior[i] * shift[i]
-        hessian[6, 6] += 1e-12
-        hessian[7, 7] += 1e-12
-        step = -np.linalg.solve(hessian, gradient)
-        rotation = _rotation(step[:3]) @ rotation
-        translation = translation + step[3:6]
+        turn = 0.5 * (rotation @ believed[0].T)
+        shift = np.concatenate([(turn - turn.T)[[2, 0, 1], [1, 2, 0]], translation - believed[1]])
+        stiff = np.diag(np.concatenate([prior, 2 * [TINY]]))
+        pull = np.concatenate([prior * shift, [0.0, 0.0]])
+        step = -np.linalg.solve(scale * hessian + stiff, scale * gradient + pull)
+        rotation, translation = rotation_matrix(step[:3]) @ rotation, translation + step[3:6]
         if np.abs(step[:3]).max() < CONVERGED and np.abs(step[3:6]).max() < CONVERGED * translation[2]:
             break
     return rotation, translation

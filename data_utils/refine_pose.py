@@ -143,9 +143,9 @@ def _align_to(
     focal: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pose at which a picture shows a texture, from `start`."""
-    poses = (np.ascontiguousarray(part, np.float64) for part in (*start, *believed))
+    start = np.ascontiguousarray(start[0]), np.ascontiguousarray(start[1])
     samples = skin.points, skin.normals, texture.values, texture.weights
-    return align(detail.image, detail.center, *samples, *poses, focal, prior_precision())
+    return align(detail.image, detail.center, *samples, start, believed, focal, prior_precision())
 
 
 def _not_far(
