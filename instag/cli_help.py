@@ -25,8 +25,10 @@ For folders that another program of the field made.
     instag pack data/anna
     instag pack data/anna anna.instag""",
     "adapt": """Three stages: face, mouth, fuse. Interrupted and started again with the same arguments, it continues.
+The preset adapt, as published, leaves a rim of green at the lips; the second line below leaves none.
 
     instag adapt data/anna output/anna --n-views 125
+    instag adapt data/anna output/clean --set training.face.losses.matte=0.5 --set training.mouth.losses.matte=0.5
     instag adapt anna.instag output/quick --preset demo --set training.face.iterations=800 --set training.seed=3""",
     "pretrain": """Once for all people: adaptation starts from them.
 

@@ -84,7 +84,7 @@ class LossConfig:
     """The same on the lip rectangle alone; long mode, face."""
     matte: float = 0.0
     """Weight of wrong alpha where a branch is compared over the frame itself instead of a key colour, which its colours
-    learn at their rims; 0: on the key, as published."""
+    learn at their rims; 0: on the key, as published; 0.5 is tried."""
     lips: float = 0.0
     """L1 in the lip rectangle besides, as a mean over the whole frame, and the share by which wrong alpha weighs more
     there (`matte`); face, not in the published loss."""
@@ -116,9 +116,6 @@ class StageConfig:
     """The motion field's rates fall by this factor over the stage, after the warm-up."""
     curriculum_interval: int = 10
     """Every so many steps the drawn frame must fit the curriculum (mouth: 5 few-shot, 7 long)."""
-    even_lips: int | None = None
-    """After the warm-up, in every so many steps the frame is drawn for its lip height, all heights alike often (face);
-    None: as published, every frame alike."""
     hair_ignored: tuple[int, int] = (3000, 6500)
     """Between these steps hair is left out of six of seven steps (face)."""
     prior_from: int | None = 5000

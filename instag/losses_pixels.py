@@ -125,8 +125,8 @@ def compare_torch(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: P
     if rules.matte:
         target = frames.image.to(image.color)
         shown, painted = (_holds(which, bits) for which in (rules.shown & ~rules.painted, rules.painted))
-        render = torch.lerp(target, image.color + (1 - image.alpha) * target, shown.to(target))
-        wrong = torch.lerp(image.alpha, 1 - image.alpha, shown.to(target)) * ~painted
+        render = torch.where(shown, image.color + (1 - image.alpha) * target, target)
+        wrong = torch.where(shown, 1 - image.alpha, image.alpha) * ~painted
         weight = 1 + rules.matte_lips * _holds(IN_LIPS, bits)
         terms["matte"] = rules.matte * (wrong * weight).mean()
     else:

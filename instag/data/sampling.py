@@ -15,9 +15,6 @@ Distance = np.ndarray  # [T] >= 0, 0 where the frame fits
 Curriculum = Callable[[int], "Distance | None"]  # step -> distances, or None where any frame will do
 
 NEUTRAL_LIPS = 0.2  # share of the lip-height range that counts as closed
-GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, less their whole parts, cover [0, 1) evenly
-LIP_TOLERANCE = 0.05  # of the range of usual lip heights
-USUAL_LIPS = (2, 98)  # percentiles: one odd frame must not be asked for again and again
 MOUTH_PIXELS = 20  # at 512 px; frames with fewer cannot teach the mouth
 MOUTH_PIXELS_SIZE = 512
 JAW_CEILING = 95  # percentile at which AU25 is clipped
@@ -65,39 +62,18 @@ PRETRAINING_WINDOWS = FaceWindows(lips=0.2, blink=(0.15, 0.3))
 
 
 def face_curriculum(
-    statistics: FrameStatistics,
-    steps: int,
-    warmup: int,
-    interval: int,
-    windows: FaceWindows = ADAPTATION_WINDOWS,
-    even_lips: int | None = None,
+    statistics: FrameStatistics, steps: int, warmup: int, interval: int, windows: FaceWindows = ADAPTATION_WINDOWS
 ) -> Curriculum:
-    """From closed to open lips during the warm-up, from open to closed eyes afterwards; every `interval`-th step.
-
-    Args:
-        statistics: of the training frames.
-        steps, warmup: of the stage.
-        interval: steps between two that must fit.
-        windows: how closely.
-        even_lips: after the warm-up, every so many of the other steps want a lip height of their own, all heights of
-            the clip alike often: shut and wide-open lips are rare, and a field that seldom sees them draws neither.
-    """
+    """From closed to open lips during the warm-up, from open to closed eyes afterwards; every `interval`-th step."""
     lips = statistics.inner_lip_height.astype(np.float64)
     low, high = lips.min(), lips.max()
-    usual = lips.clip(*np.percentile(lips, USUAL_LIPS))
     closed = low + NEUTRAL_LIPS * (high - low)
     span = high - closed
     closed_eyes = np.clip(statistics.blink, 0.0, 2.0) / 2.0
 
     def distance(step: int) -> Distance | None:
-        if step >= steps:
+        if step >= steps or step % interval:
             return None
-        if step % interval:
-            if even_lips is None or step < warmup or step % even_lips:
-                return None
-            share = (step // even_lips * GOLDEN_RATIO) % 1.0
-            distances = np.abs(usual - usual.min() - share * np.ptp(usual))
-            return np.maximum(distances - max(LIP_TOLERANCE * np.ptp(usual), distances.min()), 0.0)
         progress = step / steps
         if step < warmup:
             wanted = closed + progress * span

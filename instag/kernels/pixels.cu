@@ -47,8 +47,8 @@ __device__ __forceinline__ float matte_weight(int shown, int painted, float lips
 // `matte_lips` more in the lip rectangle, as a share.
 extern "C" __global__ void __launch_bounds__(THREADS) pixels_forward(
     int height, int width, int extra_channels, int matte, float matte_lips, int shown, int painted, int opaque,
-    int attention_0, int attention_1, int normal_region, const u8* __restrict__ images, const u8* __restrict__ labels, const long long* __restrict__ rows,
-    const long long* __restrict__ rectangles, const float* __restrict__ key, const float* __restrict__ color,
+    int attention_0, int attention_1, int normal_region, const u8* __restrict__ images, const u8* __restrict__ labels,
+    const long long* __restrict__ rows, const long long* __restrict__ rectangles, const float* __restrict__ key, const float* __restrict__ color,
     const float* __restrict__ alpha, const float* __restrict__ extra, const float* __restrict__ normal,
     const float* __restrict__ poses, const signed char* __restrict__ prior_normals, const u8* __restrict__ prior_valid,
     const long long* __restrict__ prior_rows, float* __restrict__ render, float* __restrict__ target,
@@ -70,7 +70,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) pixels_forward(
             if (matte) render[place] = show ? color[place] + (1.0f - opacity) * wanted : wanted;
             else if (render) render[place] = paint ? key[channel] : color[place];
         }
-        if (matte) sums[MATTE] += fabsf(matte_weight(shown, painted, matte_lips, code)) * (show ? 1.0f - opacity : opacity);
+        float weight = matte ? fabsf(matte_weight(shown, painted, matte_lips, code)) : 0.0f;
+        sums[MATTE] += weight * (show ? 1.0f - opacity : opacity);
         sums[ALPHA] += holds(opaque, code) ? 1.0f - opacity : opacity;
         if (extra && (holds(attention_0, code) || holds(attention_1, code))) {
             float audio = 0.0f, eye = 0.0f;
@@ -111,8 +112,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) pixels_forward(
 // depth_partial [depth_rows, 2] (sum, pixels) may be null.
 extern "C" __global__ void __launch_bounds__(THREADS) pixels_finish(
     int blocks, float alpha_weight, float audio_0, float eye_0, float audio_1, float eye_1, float normal_weight,
-    float depth_weight, float matte, const float* __restrict__ partial, int depth_rows, const float* __restrict__ depth_partial,
-    float* __restrict__ values, float* __restrict__ slopes) {
+    float depth_weight, float matte, const float* __restrict__ partial, int depth_rows,
+    const float* __restrict__ depth_partial, float* __restrict__ values, float* __restrict__ slopes) {
     float sums[SUMS + 2] = {};
     for (int row = threadIdx.x; row < blocks; row += THREADS)
         for (int k = 0; k < SUMS; k++) sums[k] += partial[(size_t)row * SUMS + k];
@@ -147,8 +148,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) pixels_backward(
     const float* __restrict__ poses, const signed char* __restrict__ prior_normals, const u8* __restrict__ prior_valid,
     const long long* __restrict__ prior_rows, const float* __restrict__ slopes, const float* __restrict__ d_render,
     const float* __restrict__ g_alpha, const float* __restrict__ g_attention_0, const float* __restrict__ g_attention_1,
-    const float* __restrict__ g_normal, const float* __restrict__ g_matte, float* __restrict__ d_color, float* __restrict__ d_alpha,
-    float* __restrict__ d_extra, float* __restrict__ d_normal) {
+    const float* __restrict__ g_normal, const float* __restrict__ g_matte, float* __restrict__ d_color,
+    float* __restrict__ d_alpha, float* __restrict__ d_extra, float* __restrict__ d_normal) {
     int view = blockIdx.y, pixels = height * width;
     size_t stored = (size_t)rows[view] * pixels, prior = normal_region ? (size_t)prior_rows[view] * pixels : 0;
     float alpha_slope = g_alpha ? *g_alpha * slopes[0] : 0.0f, normal_slope = g_normal ? *g_normal * slopes[NORMAL_SLOPE] : 0.0f;

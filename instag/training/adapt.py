@@ -40,8 +40,7 @@ class FaceStage(BranchStage):
     def curriculum(self) -> Curriculum:
         """From closed to open lips, then from open to closed eyes."""
         config, statistics = self.config, self.subject.dataset.statistics_of(self.subject.indices)
-        interval, even = config.curriculum_interval, config.even_lips
-        return face_curriculum(statistics, self.steps, config.warmup, interval, even_lips=even)
+        return face_curriculum(statistics, self.steps, config.warmup, config.curriculum_interval)
 
     def ignores_hair(self, step: int) -> bool:
         """Whether hair is painted over in this step."""

@@ -47,7 +47,7 @@ def mouth_rules(weights: LossConfig) -> PixelRules:
 
 def pair_only(rules: PixelRules) -> PixelRules:
     """The same images to compare, without further terms."""
-    return PixelRules(rules.shown, rules.painted, matte=rules.matte, matte_lips=rules.matte_lips)
+    return PixelRules(rules.shown, rules.painted, matte=rules.matte)
 
 
 def is_key_colored(color: Tensor, low: float, high: float) -> Tensor:

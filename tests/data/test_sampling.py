@@ -77,14 +77,3 @@ def test_state_continues_exactly():
     again.restore(state)
     again.generator.bit_generator.state = generator
     assert again.next(0, 60) == expected
-
-
-def test_even_lips_ask_for_rare_heights_as_often_as_for_common_ones():
-    statistics = made_statistics()
-    statistics.inner_lip_height[:] = np.r_[np.full(40, 2), np.linspace(2, 20, 10).round()]
-    curriculum = face_curriculum(statistics, steps=4000, warmup=100, interval=10, even_lips=2)
-    asked = [step for step in range(100, 4000) if step % 10 and step % 2 == 0]
-    draws = sampler(curriculum)
-    heights = statistics.inner_lip_height[[draws.next(step)[0] - 100 for step in asked]]
-    assert 0.4 < (heights > 11).mean() < 0.6
-    assert curriculum(101) is None and curriculum(52) is None and curriculum(4000) is None

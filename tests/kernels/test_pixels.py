@@ -1,8 +1,8 @@
-"""Pixel terms' kernels, emulated and on a GPU, against the float64 torch twin, with the rules of the stages."""
+"""Pixel terms: the torch twin's, and kernels, emulated and on a GPU, against it in float64; with the stages' rules."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -40,6 +40,7 @@ RULES = {
     "matte, no hair": PixelRules(SKIN, HAIR, HEAD_AND_HAIR, 0.1, (LIPS,), HEAD_AND_HAIR, normal=0.5, matte=0.5),
     "mouth's matte": PixelRules(MOUTH, IN_LIPS ^ MOUTH, IN_LIPS, 0.2, matte=0.3),
 }
+MATTE = [name for name, rules in RULES.items() if rules.matte]
 
 
 @pytest.fixture
@@ -135,3 +136,25 @@ def test_a_region_that_is_nowhere_costs_nothing(device) -> None:
     terms = compare_cuda(images, made_frames(device), torch.zeros(3, device=device), rules).terms
     terms["none"].backward()
     assert float(terms["none"].detach()) == 0 and float(images.extra.grad.abs().max()) == 0
+
+
+@pytest.mark.parametrize("name", MATTE)
+def test_over_the_frame_only_what_is_shown_teaches_colours(frames, name) -> None:
+    rules, images = RULES[name], made_images(torch.float32, 2, torch.device("cpu"))
+    compared = compare_torch(images, frames, torch.zeros(3), rules)
+    assert torch.equal(compared.target, frames.image)
+    (compared.render - compared.target).abs().sum().backward()
+    shown = mask(frames, rules.shown & ~rules.painted)
+    assert torch.equal(images.color.grad.abs().sum(1, keepdim=True) > 0, shown) and shown.any()
+
+
+@pytest.mark.parametrize("name", MATTE)
+def test_a_branch_that_is_the_frame_where_it_is_shown_and_clear_elsewhere_costs_nothing(frames, name) -> None:
+    rules = replace(RULES[name], matte_lips=0.0)
+    shown = mask(frames, rules.shown & ~rules.painted).float()
+    images = replace(made_images(torch.float32, 2, torch.device("cpu")), color=frames.image * shown, alpha=shown)
+    right = compare_torch(images, frames, torch.zeros(3), rules)
+    torch.testing.assert_close(right.render, right.target)
+    assert float(right.terms["matte"]) == 0
+    wrong = compare_torch(replace(images, alpha=1 - shown), frames, torch.zeros(3), rules)
+    torch.testing.assert_close(wrong.terms["matte"], rules.matte * (~mask(frames, rules.painted)).float().mean())
