@@ -1,12 +1,11 @@
 """What a universal field and the personalised fields have learnt of made speakers: shared motion, and style.
 
 The generator moves the same face twice: as the speaker speaks (M), and with the same sounds at the same times in the
-mean style of all the run's speakers (M0, the shared motion; what is common to their styles is U's to learn). S = M - M0
-is the style. At the lips' landmarks the fields'
-own motions U and D_i are read from the Gaussians next to each landmark, turned and scaled from the subject's head frame
-into the generator's. Per speaker, landmark and axis the means over time are removed. "x holds y" is
-R^2 = 1 - sum (y - b x)^2 / sum y^2 with one gain b for all speakers: a field that had learnt everybody's own gain would
-not pass for the shared one.
+mean style of all the run's speakers (M0, the shared motion; what is common to their styles is U's to learn).
+S = M - M0 is the style. At the lips' landmarks the fields' own motions U and D_i are read from the Gaussians next to
+each landmark, turned and scaled from the subject's head frame into the generator's. Per speaker, landmark and axis the
+means over time are removed. "x holds y" is R^2 = 1 - sum (y - b x)^2 / sum y^2 with one gain b for all speakers: a
+field that had learnt everybody's own gain would not pass for the shared one.
 """
 
 from __future__ import annotations

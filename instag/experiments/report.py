@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,8 +70,6 @@ def read_results(output: Path) -> Results:
 
 def result_of_file(path: Path) -> dict[str, Any]:
     """A JSON document, or nothing."""
-    import json
-
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -214,29 +213,31 @@ def in_common(group: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, A
 
 
 def _all_rows(results: Results) -> str:
-    """Every row with everything that is measured."""
+    """Every row with everything that is measured, and of how many people: other people are other figures."""
     names = [f for f in FIGURES if any(f[0] in result for group in results.values() for result in group)]
-    lines = ["## All rows", "", "| row | video | n | " + " | ".join(heading for _, heading, _ in names) + " |",
-             "|---|---|---|" + "---|" * len(names)]  # fmt: skip
+    lines = ["## All rows", "", "| row | video | people | n | " + " | ".join(heading for _, heading, _ in names) + " |",
+             "|---|---|---|---|" + "---|" * len(names)]  # fmt: skip
     for (row, seconds), group in sorted(results.items(), key=lambda item: (item[0][1] or 0, item[0][0])):
         if row in ROWS and "subject" in group[0]["recipe"]:
-            cells = " | ".join(show(spread(group, name), form) for name, _, form in names)
-            lines.append(f"| {row} | {'all' if seconds is None else f'{seconds:g} s'} | {len(group)} | {cells} |")
+            people = len({result["recipe"]["subject"] for result in group})
+            cells = " | ".join([str(people), str(len(group)), *(show(spread(group, n), form) for n, _, form in names)])
+            lines.append(f"| {row} | {'all' if seconds is None else f'{seconds:g} s'} | {cells} |")
     return "\n".join(lines)
 
 
 def _profiles(output: Path, results: Results) -> str:
-    """Pictures of heads turned to both sides, subject by subject, the rows of the geometry prior first."""
+    """Heads turned to both sides, subject by subject, one picture a row, those of the geometry prior first."""
     order = sorted(results, key=lambda key: (not key[0].startswith("prior"), key[0] not in FIRST, key[0], key[1] or 0))
-    parts: dict[str, list[str]] = {}
+    parts: dict[str, dict[tuple[str, float | None], str]] = {}
     for row, seconds in order:
         for result in results[row, seconds]:
             picture = Path(result["folder"]) / PROFILE
             if picture.is_file():
                 recipe, length = result["recipe"], "all" if seconds is None else f"{seconds:g} s"
                 caption = f"{row}, {length}, seed {recipe['seed']}: {ROWS[row].what}"
-                parts.setdefault(recipe["subject"], []).append(f"{caption}\n\n![{row}]({picture.relative_to(output)})")
-    sections = ["\n\n".join([f"### {subject}", *pictures]) for subject, pictures in sorted(parts.items())]
+                text = f"{caption}\n\n![{row}]({picture.relative_to(output)})"
+                parts.setdefault(recipe["subject"], {}).setdefault((row, seconds), text)
+    sections = ["\n\n".join([f"### {subject}", *pictures.values()]) for subject, pictures in sorted(parts.items())]
     return "\n\n".join(["## Seen from -40 to 40 degrees (figures 8, 11)", *sections]) if sections else ""
 
 

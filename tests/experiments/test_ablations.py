@@ -202,6 +202,15 @@ def test_profile_views_are_cut_alike_to_the_heads():
     assert cut_to_heads(views[:, :5]).shape == (2, 5, 100, 3)
 
 
+def test_the_report_shows_one_profile_a_row(tmp_path):
+    for seed in (0, 1):
+        write_row(tmp_path, "full", seed, psnr=30.0)
+        (tmp_path / "rows" / f"anna-full-5s-s{seed}" / "profile.jpg").write_bytes(b"")
+    text = report.write_report(tmp_path).read_text()
+    assert text.count("profile.jpg") == 1 and "full, 5 s, seed 0" in text
+    assert "| full | 5 s | 1 | 2 | 30.00 +- 0.00 |" in text  # people, runs
+
+
 # --- made speakers ------------------------------------------------------------------------------------------------
 def test_an_unfinished_table_compares_the_subjects_of_both_rows():
     def result(subject: str, seed: int) -> dict:
