@@ -10,10 +10,11 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
-from types import ModuleType, TracebackType
+from types import ModuleType
 
 import numpy as np
 
+from instag.closing import Closing
 from instag.data_utils.face_points import LANDMARKS_478
 from instag.errors import DataError, InstagError
 
@@ -73,7 +74,7 @@ def _single_threaded(network: type) -> type:
     return type(network.__name__, (network,), {"_initialize_graph_interface": configure})
 
 
-class FaceTracker:
+class FaceTracker(Closing):
     """FaceMesh on the pictures of one clip, in order: it follows the face from frame to frame."""
 
     def __init__(self) -> None:
@@ -104,14 +105,8 @@ class FaceTracker:
             self._net.close()
             self._net = None
 
-    def __enter__(self) -> FaceTracker:
-        return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-
-class FaceFinder:
+class FaceFinder(Closing):
     """Full-range face detection: all faces of single pictures, down to a twentieth of their width."""
 
     def __init__(self) -> None:
@@ -133,14 +128,8 @@ class FaceFinder:
         """Free the network."""
         self._net.close()
 
-    def __enter__(self) -> FaceFinder:
-        return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-
-class PersonSegmenter:
+class PersonSegmenter(Closing):
     """Selfie segmentation, the 256 x 256 model: where a picture shows the person."""
 
     def __init__(self) -> None:
@@ -162,12 +151,6 @@ class PersonSegmenter:
     def close(self) -> None:
         """Free the network."""
         self._net.close()
-
-    def __enter__(self) -> PersonSegmenter:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 def track_landmarks(frames: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

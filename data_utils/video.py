@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 
 import av
 import cv2
 import numpy as np
 
+from instag.closing import Closing
 from instag.data.layout import FPS
 from instag.errors import DataError
 from instag.media import VideoWriter, picture_of
@@ -281,7 +281,7 @@ def read_all(path: Path | str) -> Iterator[np.ndarray]:
         yield from (picture_of(frame) for frame in _decode(container, path))
 
 
-class FrameReader:
+class FrameReader(Closing):
     """Random access to a video that this program wrote; the last blocks of a second are kept, at most ~50 MB.
 
     They are kept as decoded and converted when asked for: some steps look at few frames of each block. The file stays
@@ -323,12 +323,6 @@ class FrameReader:
     def close(self) -> None:
         """Close the file."""
         self._container.close()
-
-    def __enter__(self) -> FrameReader:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     def _from(self, start: int) -> Iterator[av.VideoFrame]:
         """Frames from number `start` on, which begins a block."""

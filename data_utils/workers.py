@@ -12,11 +12,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, suppress
 from queue import Full, Queue, SimpleQueue
 from threading import Event, Thread
-from types import TracebackType
 from typing import Generic, TypeVar
 
 import numpy as np
 
+from instag.closing import Closing
 from instag.data_utils.blas import set_blas_threads
 from instag.data_utils.video import BLOCK
 from instag.errors import InstagError
@@ -35,7 +35,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class FramePool:
+class FramePool(Closing):
     """Runs `function(start, stop, *arguments)` on chunks of frames.
 
     The processes are forked from a server that has imported `modules`: from this process they cannot be, since the
@@ -98,12 +98,6 @@ class FramePool:
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
             self._executor = None
-
-    def __enter__(self) -> FramePool:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 def _start_worker() -> None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from instag.closing import Closing
 from instag.data.audio import DEFAULT_EXTRACTOR
 from instag.data.frame import Condition, FrameBatch, GeometryPrior, PictureRows
 from instag.data.frame_store import DEFAULT_CACHE_BYTES, FrameSource, FrameStore, Picture, SubjectTracks
@@ -41,7 +41,7 @@ LABEL_THREADS = 8  # that decode label maps for statistics
 UPLOAD_FRAMES = 8  # pictures a chunk on their way to a device; each reader has two chunks in memory
 
 
-class SubjectDataset:
+class SubjectDataset(Closing):
     """Frames and conditions of one subject. Open with `SubjectDataset.open`; usable in a `with` block.
 
     Attributes:
@@ -98,14 +98,6 @@ class SubjectDataset:
 
     def __len__(self) -> int:
         return self.source.frames
-
-    def __enter__(self) -> SubjectDataset:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Release files, decoders and temporary copies."""
