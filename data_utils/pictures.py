@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,7 +16,9 @@ from instag.data.pack import encode_labels
 from instag.data_utils.clip import ClipView
 from instag.data_utils.face_points import to_68_points
 from instag.data_utils.files import PNG_FLAT, read_image, write_image
-from instag.data_utils.torso import Neck, compose, torso_layer
+from instag.data_utils.networks import NetworkParser
+from instag.data_utils.segmentation import Parser
+from instag.data_utils.torso import compose, torso_layer
 from instag.files import atomic_path
 
 _COLORS = np.zeros((256, 1, 3), np.uint8)
@@ -33,22 +34,6 @@ def _clip(root: Path, version: str) -> ClipView:
     return ClipView.open(SubjectFolder(root))
 
 
-class LabelsFrames(Protocol):
-    """Our own parser, or the user's network: see `segmentation.Parser`."""
-
-    neck: Neck | None
-
-    def label(
-        self,
-        frame: np.ndarray,
-        person: np.ndarray,
-        landmarks: np.ndarray,
-        rotation: np.ndarray,
-        translation_cm: np.ndarray,
-    ) -> np.ndarray:
-        """Label map uint8 [H, W]."""
-
-
 def write_labels(folder: SubjectFolder, i: int, labels: np.ndarray) -> None:
     """Label map uint8 [H, W] to parsing/<i>.png."""
     write_image(folder.parsing(i), cv2.applyColorMap(labels, _COLORS), PNG_FLAT)
@@ -60,7 +45,7 @@ def read_labels(folder: SubjectFolder, i: int) -> np.ndarray:
 
 
 def write_pictures(
-    start: int, stop: int, root: Path, version: str, parser: LabelsFrames
+    start: int, stop: int, root: Path, version: str, parser: Parser | NetworkParser
 ) -> tuple[np.ndarray, list[bytes]]:
     """All pictures of the frames start .. stop-1: parsing/<i>.png, torso_imgs/<i>.png, ori_imgs/<i>.jpg and .lms, and
     gt_imgs/<i>.jpg (the person over the clean plate).
