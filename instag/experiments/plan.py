@@ -159,12 +159,12 @@ def _adapt_job(
     config = adaptation(base, row, seed, views, whole=test != subject)
     length = "all" if seconds is None else f"{seconds:g}s"
     folder = options.output / ADAPT / f"{subject}-{name}-{length}-s{seed}"
+    universal, needs = "none", ()
     start = None if row.variant is None else f"{row.variant}-s{seed}"
-    universal = "none" if start is None else str(options.output / PRETRAIN / start / UNIVERSAL)
-    needs = () if start is None else (f"{PRETRAIN}/{start}",)
     if row.variant == "full" and options.universal is not None:
         start = universal = options.universal
-        needs = ()
+    elif start is not None:
+        universal, needs = str(options.output / PRETRAIN / start / UNIVERSAL), (f"{PRETRAIN}/{start}",)
     take, other = (find_subjects(options.corpus, [who])[0] for who in (subject, test))
     recipe = {
         "row": name, "subject": subject, "test": test, "seconds": seconds, "seed": seed, "preset": options.preset,
