@@ -16,6 +16,7 @@ import tyro
 from instag.cli_help import DESCRIPTION, LESSONS
 from instag.cli_spellings import translated
 from instag.errors import InstagError
+from instag.gpu_context import begin_context
 from instag.version import __version__
 
 EXIT_USER_ERROR = 2
@@ -411,7 +412,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"instag {__version__}")
         return
-    run_command(parse(arguments).run)
+    verb = parse(arguments)
+    begin_context(getattr(verb, "device", "cpu"))
+    run_command(verb.run)
 
 
 def parse(arguments: Sequence[str]) -> Verb:

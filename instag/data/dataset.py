@@ -38,7 +38,7 @@ from instag.errors import DataError
 MAX_FEATURE_GAP = FPS  # frames that the features may be shorter than the clip; what is missing counts as silence
 MIN_SIZE = 16  # px
 LABEL_THREADS = 8  # that decode label maps for statistics
-UPLOAD_FRAMES = 8  # pictures a chunk on their way to a device; each reader has two chunks in memory
+UPLOAD_FRAMES = 4  # pictures a chunk on their way to a device; each reader has two chunks in memory
 
 
 class SubjectDataset(Closing):

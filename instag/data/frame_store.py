@@ -18,12 +18,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from instag.data.layout import EXPRESSION_UNITS, JAW_UNIT, LANDMARKS, TRACKS, Label
-from instag.data.pictures import KEY_INTERVAL, resize_image, resize_labels
+from instag.data.pictures import resize_image, resize_labels
 from instag.errors import DataError
 
 DEFAULT_CACHE_BYTES = 1 << 30
-READERS = 8  # that decode a stream of frames, each a run of it
-SHORTEST_RUN = KEY_INTERVAL  # frames; a reader decodes up to KEY_INTERVAL more to get to its first
+READERS = 16  # that decode a stream of frames, each a run of it
 
 
 @dataclass(frozen=True)
@@ -164,10 +163,12 @@ class FrameStore:
     def stream(self, indices: Sequence[int], chunk: int) -> Iterator[tuple[int, list[Picture]]]:
         """These frames past the cache, at most `chunk` together with the place of the first among them; in any order.
 
-        Several readers decode a run of frames each, one chunk ahead of what is handed out.
+        Several readers decode the same number of groups of pictures each, one chunk ahead of what is handed out.
         """
-        readers = max(1, min(READERS, os.cpu_count() or 1, len(indices) // SHORTEST_RUN))
-        bounds = [len(indices) * k // readers for k in range(readers + 1)]
+        groups = [int(i) // self.source.run for i in indices]
+        starts = [k for k in range(len(groups)) if k == 0 or groups[k] != groups[k - 1]] or [0]
+        readers = max(1, min(READERS, os.cpu_count() or 1, len(starts)))
+        bounds = [starts[len(starts) * k // readers] for k in range(readers)] + [len(indices)]
         with self._lock, ThreadPoolExecutor(readers) as pool:
             runs = [
                 (self.source.twin(), iter(range(first, last, chunk)), last)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from instag.data import frame_store
 from instag.data.dataset import SubjectDataset, inner_lip_heights, lip_rectangles
 from instag.data.pictures import VideoFrames
 from instag.data.layout import EXPRESSION_UNITS, LABEL_COLORS, Label, SubjectFolder
@@ -284,7 +283,6 @@ def test_a_scratch_folder_without_room_is_named(tmp_path):
 
 @pytest.mark.parametrize("form", ["pack", "folder"])
 def test_several_readers_stream_every_frame_once(made_subject, tmp_path, monkeypatch, form):
-    monkeypatch.setattr(frame_store, "SHORTEST_RUN", 5)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     path = made_subject if form == "folder" else write_pack(SubjectFolder(made_subject), tmp_path / "it.instag")
     indices = [*range(2, 58), 7]
@@ -293,6 +291,18 @@ def test_several_readers_stream_every_frame_once(made_subject, tmp_path, monkeyp
         assert sorted(found) == list(range(len(indices)))
         for place, i in enumerate(indices):
             assert all(np.array_equal(a, b) for a, b in zip(found[place], opened.picture(i), strict=True))
+
+
+def test_no_group_of_pictures_is_decoded_by_two_readers(made_subject, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    decoded = []
+    decode = VideoFrames._decode
+    with SubjectDataset.open(made_subject) as opened:
+        monkeypatch.setattr(VideoFrames, "_decode", lambda video, i: decoded.append((video.path, i)) or decode(video, i))
+        assert list(opened.store.stream([], 4)) == []
+        for _ in opened.store.stream(range(MADE_FRAMES), 4):
+            pass
+    assert len(set(decoded)) == len(decoded) == 2 * MADE_FRAMES  # pictures and plates
 
 
 @pytest.mark.parametrize("indices", [[-1], [MADE_FRAMES]])
