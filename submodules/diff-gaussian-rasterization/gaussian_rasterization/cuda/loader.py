@@ -225,6 +225,9 @@ class KernelModule:
         shared_bytes: int = 0,
     ) -> None:
         """Queue one kernel. Tensors must be contiguous (or passed with their strides) and live on the device."""
+        if torch.cuda.current_device() != self.device_index:  # the driver launches in whatever context is current
+            with torch.cuda.device(self.device_index):
+                return self.launch(name, grid, block, *arguments, shared_bytes=shared_bytes)
         _bind_context(self.device_index)
         kernel = self._kernel(name, shared_bytes)
         if arguments and isinstance(arguments[0], ctypes.Structure):
@@ -260,7 +263,7 @@ def _bind_context(device_index: int) -> None:
 
 
 def _bound_devices() -> set[int]:
-    """Devices whose context this thread has had bound; torch keeps one bound from then on."""
+    """Devices whose context this thread has had bound; where torch's device is that one, it is bound from then on."""
     if not hasattr(_threads, "devices"):
         _threads.devices = set()
     return _threads.devices
