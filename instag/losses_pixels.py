@@ -60,7 +60,7 @@ class PixelRules:
         depth_region, depth: of the depth prior.
         matte: weight of wrong alpha in a comparison over the frame itself: the branch, drawn on black, lies over the
             frame where it is shown, the frame stands elsewhere, and alpha should be 1 in the one part and 0 in the
-            other, painted pixels left out. 0: the comparison on the key colour.
+            other, painted pixels left out: a part of the term `alpha`. 0: the comparison on the key colour.
         matte_lips: how much more it weighs in the lip rectangle, as a share.
     """
 
@@ -122,18 +122,18 @@ def compare_torch(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: P
     """`compare` in torch: any device, float32 or float64."""
     bits = _bits(frames)  # once: every rule asks it
     terms: dict[str, Tensor] = {}
+    wrong: Tensor | float = 0.0
     if rules.matte:
         target = frames.image.to(image.color)
         shown, painted = (_holds(which, bits) for which in (rules.shown & ~rules.painted, rules.painted))
         render = torch.where(shown, image.color + (1 - image.alpha) * target, target)
-        wrong = torch.where(shown, 1 - image.alpha, image.alpha) * ~painted
-        weight = 1 + rules.matte_lips * _holds(IN_LIPS, bits)
-        terms["matte"] = rules.matte * (wrong * weight).mean()
+        weight = rules.matte * (1 + rules.matte_lips * _holds(IN_LIPS, bits)) * ~painted
+        wrong = (weight * torch.where(shown, 1 - image.alpha, image.alpha)).mean()
     else:
         target = losses.paint(frames.image.to(image.color), _holds(~rules.shown, bits), key)
         render = losses.paint(image.color, _holds(rules.painted, bits), key) if rules.painted else image.color
     if rules.alpha is not None:
-        terms["alpha"] = rules.alpha * losses.alpha_coverage(image.alpha, _holds(rules.opaque, bits))
+        terms["alpha"] = rules.alpha * losses.alpha_coverage(image.alpha, _holds(rules.opaque, bits)) + wrong
     if rules.attention:
         # The universal field's maps, and the personalised field's where there is one: both are held back alike.
         audio, eye = image.extra.unflatten(1, (-1, 2)).sum(1).split(1, 1)

@@ -12,12 +12,10 @@ typedef unsigned char u8;
 #define ALPHA 0
 #define ATTENTION 1  // two rules of: audio map, eye map, pixels
 #define NORMAL 7     // sum, pixels
-#define MATTE 9
-#define SUMS 10
-// Places in the slopes: alpha, two rules of (audio, eye), normal, depth, matte.
+#define SUMS 9
+// Places in the slopes: alpha, two rules of (audio, eye), normal, depth.
 #define NORMAL_SLOPE 5
 #define DEPTH_SLOPE 6
-#define MATTE_SLOPE 7
 
 // Which labels, inside or outside the lip rectangle, a rule is about: bit `label + 8 * inside`.
 __device__ __forceinline__ bool holds(int region, int code) { return (region >> code) & 1; }
@@ -34,22 +32,22 @@ __device__ __forceinline__ void to_world(const float* __restrict__ pose, const s
     for (int k = 0; k < 3; k++) n[k] = pose[k] * x + pose[4 + k] * y + pose[8 + k] * z;
 }
 
-// What wrong alpha weighs in a pixel, signed as its slope: alpha belongs where the branch is shown, nowhere else, and is
-// free where it is painted over.
-__device__ __forceinline__ float matte_weight(int shown, int painted, float lips, int code) {
-    float weight = holds(painted, code) ? 0.0f : 1.0f + (code >= LIPS_BIT ? lips : 0.0f);
-    return holds(shown, code) ? -weight : weight;
+// What wrong alpha weighs in a pixel over the frame: nothing where the branch is painted over.
+__device__ __forceinline__ float matte_weight(float matte, float lips, int painted, int code) {
+    return holds(painted, code) ? 0.0f : matte * (code >= LIPS_BIT ? 1.0f + lips : 1.0f);
 }
 
 // Grid (blocks, B). `render` [B, 3, H, W] is written where the colour is painted over somewhere, else null; `extra`
 // [B, E, H, W] (even channels audio, odd ones eye), `normal` and the prior may be null. partial [B * blocks, SUMS].
-// matte: the comparison is over the frame itself (`shown` without `painted`; `render` is written), and wrong alpha weighs
-// `matte_lips` more in the lip rectangle, as a share.
+// coverage: what wrong alpha weighs, which belongs in `opaque`. matte, unless 0: the comparison is over the frame itself
+// (`shown` without `painted`; `render` is written), and alpha that is wrong there weighs this besides, in the lip rectangle
+// by the share `matte_lips` more.
 extern "C" __global__ void __launch_bounds__(THREADS) pixels_forward(
-    int height, int width, int extra_channels, int matte, float matte_lips, int shown, int painted, int opaque,
-    int attention_0, int attention_1, int normal_region, const u8* __restrict__ images, const u8* __restrict__ labels,
-    const long long* __restrict__ rows, const long long* __restrict__ rectangles, const float* __restrict__ key, const float* __restrict__ color,
-    const float* __restrict__ alpha, const float* __restrict__ extra, const float* __restrict__ normal,
+    int height, int width, int extra_channels, float coverage, float matte, float matte_lips, int shown, int painted,
+    int opaque, int attention_0, int attention_1, int normal_region, const u8* __restrict__ images,
+    const u8* __restrict__ labels, const long long* __restrict__ rows, const long long* __restrict__ rectangles,
+    const float* __restrict__ key, const float* __restrict__ color, const float* __restrict__ alpha,
+    const float* __restrict__ extra, const float* __restrict__ normal,
     const float* __restrict__ poses, const signed char* __restrict__ prior_normals, const u8* __restrict__ prior_valid,
     const long long* __restrict__ prior_rows, float* __restrict__ render, float* __restrict__ target,
     float* __restrict__ partial) {
@@ -70,9 +68,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) pixels_forward(
             if (matte) render[place] = show ? color[place] + (1.0f - opacity) * wanted : wanted;
             else if (render) render[place] = paint ? key[channel] : color[place];
         }
-        float weight = matte ? fabsf(matte_weight(shown, painted, matte_lips, code)) : 0.0f;
-        sums[MATTE] += weight * (show ? 1.0f - opacity : opacity);
-        sums[ALPHA] += holds(opaque, code) ? 1.0f - opacity : opacity;
+        sums[ALPHA] += coverage * (holds(opaque, code) ? 1.0f - opacity : opacity) +
+                       matte_weight(matte, matte_lips, painted, code) * (show ? 1.0f - opacity : opacity);
         if (extra && (holds(attention_0, code) || holds(attention_1, code))) {
             float audio = 0.0f, eye = 0.0f;
             for (int channel = 0; channel < extra_channels; channel++) {
@@ -107,13 +104,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) pixels_forward(
     }
 }
 
-// One block. values [6]: alpha, two attention terms, normal, depth, matte; slopes [8]: what one pixel's quantity weighs
-// in them.
+// One block. values [5]: alpha, two attention terms, normal, depth; slopes [7]: what one pixel's quantity weighs in them.
 // depth_partial [depth_rows, 2] (sum, pixels) may be null.
 extern "C" __global__ void __launch_bounds__(THREADS) pixels_finish(
-    int blocks, float alpha_weight, float audio_0, float eye_0, float audio_1, float eye_1, float normal_weight,
-    float depth_weight, float matte, const float* __restrict__ partial, int depth_rows,
-    const float* __restrict__ depth_partial, float* __restrict__ values, float* __restrict__ slopes) {
+    int blocks, float alpha_share, float audio_0, float eye_0, float audio_1, float eye_1, float normal_weight,
+    float depth_weight, const float* __restrict__ partial, int depth_rows, const float* __restrict__ depth_partial,
+    float* __restrict__ values, float* __restrict__ slopes) {
     float sums[SUMS + 2] = {};
     for (int row = threadIdx.x; row < blocks; row += THREADS)
         for (int k = 0; k < SUMS; k++) sums[k] += partial[(size_t)row * SUMS + k];
@@ -122,8 +118,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) pixels_finish(
     for (int k = 0; k < SUMS + 2; k++) sums[k] = block_sum<WARPS>(sums[k]);
     if (threadIdx.x > 0) return;
     float audio[2] = {audio_0, audio_1}, eye[2] = {eye_0, eye_1};
-    slopes[0] = alpha_weight;
-    values[0] = alpha_weight * sums[ALPHA];
+    slopes[0] = alpha_share;
+    values[0] = alpha_share * sums[ALPHA];
     for (int rule = 0; rule < 2; rule++) {
         const float* sum = sums + ATTENTION + 3 * rule;
         float share = 1.0f / fmaxf(sum[2], 1.0f);
@@ -135,25 +131,22 @@ extern "C" __global__ void __launch_bounds__(THREADS) pixels_finish(
     values[3] = slopes[NORMAL_SLOPE] * sums[NORMAL];
     slopes[DEPTH_SLOPE] = depth_weight / fmaxf(sums[SUMS + 1], 1.0f);
     values[4] = slopes[DEPTH_SLOPE] * sums[SUMS];
-    slopes[MATTE_SLOPE] = matte;
-    values[5] = matte * sums[MATTE];
 }
 
 // Grid (blocks, B). g_*: gradients of the values, each a pointer to one number or null (zero). d_render may be null;
 // outputs of which no gradient is wanted are null.
 extern "C" __global__ void __launch_bounds__(THREADS) pixels_backward(
-    int height, int width, int extra_channels, int matte, float matte_lips, int shown, int painted, int opaque,
-    int attention_0, int attention_1, int normal_region, const u8* __restrict__ images, const u8* __restrict__ labels,
-    const long long* __restrict__ rows, const long long* __restrict__ rectangles,
+    int height, int width, int extra_channels, float coverage, float matte, float matte_lips, int shown, int painted,
+    int opaque, int attention_0, int attention_1, int normal_region, const u8* __restrict__ images,
+    const u8* __restrict__ labels, const long long* __restrict__ rows, const long long* __restrict__ rectangles,
     const float* __restrict__ poses, const signed char* __restrict__ prior_normals, const u8* __restrict__ prior_valid,
     const long long* __restrict__ prior_rows, const float* __restrict__ slopes, const float* __restrict__ d_render,
     const float* __restrict__ g_alpha, const float* __restrict__ g_attention_0, const float* __restrict__ g_attention_1,
-    const float* __restrict__ g_normal, const float* __restrict__ g_matte, float* __restrict__ d_color,
-    float* __restrict__ d_alpha, float* __restrict__ d_extra, float* __restrict__ d_normal) {
+    const float* __restrict__ g_normal, float* __restrict__ d_color, float* __restrict__ d_alpha,
+    float* __restrict__ d_extra, float* __restrict__ d_normal) {
     int view = blockIdx.y, pixels = height * width;
     size_t stored = (size_t)rows[view] * pixels, prior = normal_region ? (size_t)prior_rows[view] * pixels : 0;
     float alpha_slope = g_alpha ? *g_alpha * slopes[0] : 0.0f, normal_slope = g_normal ? *g_normal * slopes[NORMAL_SLOPE] : 0.0f;
-    float matte_slope = g_matte ? *g_matte * slopes[MATTE_SLOPE] : 0.0f;
     float first = g_attention_0 ? *g_attention_0 : 0.0f, second = g_attention_1 ? *g_attention_1 : 0.0f;
     float slope_of_map[2][2] = {{first * slopes[1], first * slopes[2]}, {second * slopes[3], second * slopes[4]}};
     for (int k = 0; k < PIXELS_PER_THREAD; k++) {
@@ -168,8 +161,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) pixels_backward(
             if (d_color) d_color[place] = slope;
             if (matte) through -= slope * (images[3 * (stored + at) + channel] / 255.0f);
         }
-        if (matte) through += matte_slope * matte_weight(shown, painted, matte_lips, code);
-        if (d_alpha) d_alpha[(size_t)view * pixels + at] = through + (holds(opaque, code) ? -alpha_slope : alpha_slope);
+        float weight = matte_weight(matte, matte_lips, painted, code);
+        float wrong = (holds(opaque, code) ? -coverage : coverage) + (holds(shown, code) ? -weight : weight);
+        if (d_alpha) d_alpha[(size_t)view * pixels + at] = through + alpha_slope * wrong;
         for (int channel = 0; d_extra && channel < extra_channels; channel++)
             d_extra[((size_t)view * extra_channels + channel) * pixels + at] =
                 (holds(attention_0, code) ? slope_of_map[0][channel & 1] : 0.0f) +

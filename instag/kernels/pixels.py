@@ -18,7 +18,7 @@ from instag.losses_pixels import MOST_ATTENTION, AttentionRule, Compared, PixelR
 PIXELS, DEPTH = "pixels.cu", "depth_prior.cu"
 THREADS, PIXELS_PER_THREAD = 256, 4
 DEPTH_THREADS = 128
-SUMS, VALUES, SLOPES, DEPTH_SLOPE = 10, 6, 8, 6  # see pixels.cu
+SUMS, VALUES, SLOPES, DEPTH_SLOPE = 9, 5, 7, 6  # see pixels.cu
 ROW = 5  # see depth_prior.cu
 NO_ATTENTION = AttentionRule("", 0, 0.0, 0.0)
 
@@ -37,8 +37,7 @@ def compare_cuda(image: RasterOutput, frames: FrameBatch, key: Tensor, rules: Pi
     normal, depth = image.normal if call.normal else None, image.depth if call.depth else None
     render, target, *values = _Compare.apply(call, image.color, image.alpha, extra, normal, depth)
     names = ("alpha", *(rule.name for rule in rules.attention))
-    terms = {"matte": values[3 + MOST_ATTENTION]} if rules.matte else {}
-    terms |= dict(zip(names, values, strict=False))
+    terms = dict(zip(names, values, strict=False))
     if call.normal:
         terms["normal"] = values[1 + MOST_ATTENTION]
     if call.depth:
@@ -69,11 +68,12 @@ class _Call:
         return bool(self.rules.painted or self.rules.matte)
 
     @property
-    def pair(self) -> tuple[bool, float, int, int, int]:
-        """Whether over the frame, how much more the lips weigh, regions that are shown, painted and opaque."""
-        rules, matte = self.rules, bool(self.rules.matte)
-        shown = rules.shown & ~rules.painted if matte else rules.shown
-        return matte, float(rules.matte_lips), shown, rules.painted, rules.opaque
+    def pair(self) -> tuple[float, float, float, int, int, int]:
+        """What wrong alpha weighs, over the frame and in the lips; regions that are shown, painted and opaque."""
+        rules = self.rules
+        shown = rules.shown & ~rules.painted if rules.matte else rules.shown
+        weights = map(float, (rules.alpha, rules.matte, rules.matte_lips))
+        return *weights, shown, rules.painted, rules.opaque
 
     @property
     def attention(self) -> tuple[AttentionRule, ...]:
@@ -104,7 +104,7 @@ class _Call:
 
 
 class _Compare(torch.autograd.Function):
-    """Render, target, and the values alpha, two attention terms, normal, depth, matte."""
+    """Render, target, and the values alpha, two attention terms, normal, depth."""
 
     @staticmethod
     def forward(ctx, call, color, alpha, extra, normal, depth):
@@ -131,9 +131,8 @@ class _Compare(torch.autograd.Function):
         weights = [number for rule in call.attention for number in (rule.audio, rule.eye)]
         pixels.launch(
             "pixels_finish", (1,), THREADS,
-            views * blocks, rules.alpha / (views * height * width), *map(float, weights), float(rules.normal),
-            float(rules.depth), rules.matte / (views * height * width), partial, views * height, depth_partial,
-            values[:VALUES], values[VALUES:],
+            views * blocks, 1 / (views * height * width), *map(float, weights), float(rules.normal),
+            float(rules.depth), partial, views * height, depth_partial, values[:VALUES], values[VALUES:],
         )  # fmt: skip
         ctx.save_for_backward(depth, row_statistics, row_slopes, values[VALUES:])
         ctx.mark_non_differentiable(target)
@@ -142,7 +141,7 @@ class _Compare(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_render, _, g_alpha, g_attention_0, g_attention_1, g_normal, g_depth, g_matte):
+    def backward(ctx, d_render, _, g_alpha, g_attention_0, g_attention_1, g_normal, g_depth):
         depth, row_statistics, row_slopes, slopes = ctx.saved_tensors
         call, (views, height, width) = ctx.call, ctx.size
 
@@ -158,8 +157,8 @@ class _Compare(torch.autograd.Function):
         _pixels(slopes.device).launch(
             "pixels_backward", (blocks, views), THREADS,
             height, width, ctx.channels, *call.pair, *call.regions, call.frames.pictures.image, *call.frame_labels,
-            *call.normal_prior, slopes, d_render, g_alpha, g_attention_0, g_attention_1, g_normal, g_matte, d_color,
-            d_alpha, d_extra, d_normal,
+            *call.normal_prior, slopes, d_render, g_alpha, g_attention_0, g_attention_1, g_normal, d_color, d_alpha,
+            d_extra, d_normal,
         )  # fmt: skip
         d_depth = None
         if call.depth and g_depth is not None and ctx.needs_input_grad[5]:

@@ -150,11 +150,11 @@ def test_over_the_frame_only_what_is_shown_teaches_colours(frames, name) -> None
 
 @pytest.mark.parametrize("name", MATTE)
 def test_a_branch_that_is_the_frame_where_it_is_shown_and_clear_elsewhere_costs_nothing(frames, name) -> None:
-    rules = replace(RULES[name], matte_lips=0.0)
+    rules = replace(RULES[name], alpha=0.0, matte_lips=0.0)
     shown = mask(frames, rules.shown & ~rules.painted).float()
     images = replace(made_images(torch.float32, 2, torch.device("cpu")), color=frames.image * shown, alpha=shown)
     right = compare_torch(images, frames, torch.zeros(3), rules)
     torch.testing.assert_close(right.render, right.target)
-    assert float(right.terms["matte"]) == 0
+    assert float(right.terms["alpha"]) == 0
     wrong = compare_torch(replace(images, alpha=1 - shown), frames, torch.zeros(3), rules)
-    torch.testing.assert_close(wrong.terms["matte"], rules.matte * (~mask(frames, rules.painted)).float().mean())
+    torch.testing.assert_close(wrong.terms["alpha"], rules.matte * (~mask(frames, rules.painted)).float().mean())
