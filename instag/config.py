@@ -224,6 +224,8 @@ class TrainingConfig:
     audio_noise: float = 0.0
     """Noise on what face and mouth hear, in units of the normalised features: standard deviation of what changes within
     a window and of what is the same all along it, each; 0: none, as published."""
+    settle: float = 0.0
+    """Share of each stage's steps, its last ones, in which all rates fall to a twentieth; 0: none, as published."""
     seed: int = 0
     """Of points, sampling and noise."""
     graph: bool = True

@@ -9,6 +9,7 @@ WARMUP_STEPS, WARMUP_FACTOR = 3000, 0.1  # of the pre-trained field in adaptatio
 FIELD_DECAY, FIELD_DECAY_LONG = 0.5, 0.1  # over a stage of adaptation; the second: face in long mode, section 6
 PRETRAIN_DECAY, PRETRAIN_LATE_DECAY = 0.5, 0.1  # before and in the last part of pre-training, section 5
 EMA_LIMIT = 0.995  # section 4
+SETTLED = 0.05  # of a rate, at the end of a stage that settles; not in the paper
 
 
 def position_rate(
@@ -40,6 +41,15 @@ def adaptation_factor(
     decay^(step / total), not restarted. `decay`: 0.5; 0.1 for the face in long mode.
     """
     return warmup_factor if step <= warmup else decay ** (step / total)
+
+
+def settling_factor(step: int, total: int, share: float) -> float:
+    """Factor on all rates of a stage: 1, and over its last `share` of steps in a straight line down to SETTLED.
+
+    A step sees one frame. With a constant rate the last few frames leave their own shade in everything; with a falling
+    one the parameters settle at what suits all (docs/experiments.md).
+    """
+    return max(SETTLED, min(1.0, (total - step) / (share * total))) if share else 1.0
 
 
 def pretraining_factor(step: int, total: int, late_steps: int) -> float:

@@ -26,6 +26,13 @@ def test_adaptation_holds_the_field_back_through_the_warm_up_and_then_decays_ove
     assert schedule.adaptation_factor(10_000, 10_000, decay=schedule.FIELD_DECAY_LONG) == pytest.approx(0.1)
 
 
+def test_rates_settle_over_the_last_share_only():
+    assert [schedule.settling_factor(step, 100, 0.0) for step in (1, 50, 100)] == [1, 1, 1]
+    assert [schedule.settling_factor(step, 100, 0.4) for step in (1, 60, 80, 99, 100)] == pytest.approx(
+        [1, 1, 0.5, schedule.SETTLED, schedule.SETTLED]
+    )
+
+
 def test_pretraining_decays_to_a_half_then_drops_to_the_late_curve():
     total, late_steps = 150_000, 50_000
     late = total - late_steps

@@ -17,6 +17,7 @@ from instag.fields.hook import HOOK_RANK
 from instag.head import HeadRender, Mode, TalkingHead
 from instag.metrics.lpips import LPIPS
 from instag.render.composite import composite_frames
+from instag.schedule import settling_factor
 from instag.training.optimizers import GroupedOptimizer
 from instag.training.stage import SH_REST_SHARE, Choice, Plan, StepInputs, Subject, draw_patch_size
 
@@ -52,19 +53,17 @@ class FuseStage:
         for parameter in self.learned.values():
             parameter.requires_grad_(True)
         self.optimizer = GroupedOptimizer({name: [p] for name, p in self.learned.items()}, {})
-        rates = training.gaussians
-        self.optimizer.set_rates(
-            {
-                "face_sh_dc": rates.sh_dc,
-                "face_sh_rest": rates.sh_dc * SH_REST_SHARE,
-                "mouth_sh_dc": rates.sh_dc,
-                "mouth_sh_rest": rates.sh_dc * SH_REST_SHARE,
-                "face_opacities_raw": rates.fuse_opacity,
-            }
-        )
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Learning rates of the optimiser's groups."""
+        rates, factor = self.training.gaussians, settling_factor(step, self.steps, self.training.settle)
+        colors = {"sh_dc": rates.sh_dc * factor, "sh_rest": rates.sh_dc * SH_REST_SHARE * factor}
+        both = {f"{branch}_{name}": rate for branch in ("face", "mouth") for name, rate in colors.items()}
+        return {**both, "face_opacities_raw": rates.fuse_opacity * factor}
 
     def plan(self, step: int) -> Plan:
-        """Frames and the size of perceptual patches."""
+        """Frames, rates and the size of perceptual patches."""
+        self.optimizer.set_rates(self.rates(step))
         indices = self.sampler.next(step, self.config.frames_per_step)
         self.subject.prepare(indices, prior=False)
         patch = None

@@ -8,17 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instag.camera import Camera
 from instag.config import StageConfig
 from instag.data.layout import Label
 from instag.data.pictures import opencv
 from instag.errors import DataError
 from instag.fields.structure import GaussianField, point_spacing, random_head_points, random_mouth_points
+from instag.training.outline import OutlinePlane, Silhouette, outline_plane
 from instag.training.stage import Subject
 
 LIFTED_FRAMES = 16  # frames that points are taken from, spread over the training part
-RECESSION = 4.0  # off the mesh the head falls away from the viewer: at most this depth per distance in the picture
-DEEPEST = 0.16  # head units behind the mesh's border at most; ears and hair are about half of it behind
+SPREAD = 0.02  # head units, of the depth off the mesh
 MOUTH_DEPTH = (0.004, 0.02)  # head units behind the lips: teeth and tongue
 LIFTED_OPACITY = 0.5
 LEAST_POINTS = 16
@@ -46,10 +45,10 @@ def initial_structure(branch: str, config: StageConfig, sh_degree: int, subject:
 
 
 def lifted_points(branch: str, count: int, subject: Subject, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Pixels of a branch at the depth of the face mesh; off it spread from its nearest point's depth to far behind.
+    """Pixels of a branch at the depth of the face mesh; off it round from its nearest point to the head's outline.
 
-    Ears and hair have no mesh, and frames of one pose do not tell their depth: spread, the right one is among them,
-    and the optimisation keeps it (docs/experiments.md).
+    Ears and hair have no mesh. How deep the outline lies is seen from how it moves (`instag.training.outline`);
+    between the mesh and it the head is taken for a sphere's quarter.
 
     Returns:
         means [N, 3] world, colors [N, 3] in [0, 1]; N = count where the frames show enough of the branch.
@@ -63,6 +62,9 @@ def lifted_points(branch: str, count: int, subject: Subject, generator: np.rando
         area = subject.dataset.statistics_of(indices).mouth_pixels
         chosen = indices[np.argsort(-area, kind="stable")[:LIFTED_FRAMES]]
     frames = [_Surface.of(branch, subject, int(i)) for i in chosen]
+    outline = None
+    if branch == "face":
+        outline = outline_plane([f.silhouette for f in frames], [f.valid for f in frames], generator)
     ends = np.cumsum([len(frame.pixels) for frame in frames])
     if ends[-1] < LEAST_POINTS:
         raise DataError(
@@ -72,7 +74,7 @@ def lifted_points(branch: str, count: int, subject: Subject, generator: np.rando
     drawn = np.sort(generator.permutation(ends[-1])[:count])
     starts = np.searchsorted(drawn, [0, *ends])
     parts = [
-        frame.lift(branch, drawn[low:high] - end + len(frame.pixels), generator)
+        frame.lift(outline, drawn[low:high] - end + len(frame.pixels), generator)
         for frame, end, low, high in zip(frames, ends, starts[:-1], starts[1:], strict=True)
     ]
     means, colors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -87,14 +89,14 @@ class _Surface:
         pixels: int64 [P, 2] row, column; none where the mesh is not seen.
         image: uint8 [H, W, 3].
         depth: float32 [H, W], where `valid` [H, W] head units.
-        camera: of the frame alone.
+        silhouette: of the head, with the frame's camera.
     """
 
     pixels: np.ndarray
     image: np.ndarray
     depth: np.ndarray
     valid: np.ndarray
-    camera: Camera
+    silhouette: Silhouette
 
     @staticmethod
     def of(branch: str, subject: Subject, number: int) -> _Surface:
@@ -105,26 +107,30 @@ class _Surface:
         valid = prior.valid[0, 0].cpu().numpy()
         image = frame.pictures.image[frame.pictures.row[0]].cpu().numpy()
         pixels = np.argwhere(mask & valid[::COARSE, ::COARSE].any())
-        return _Surface(pixels, image, prior.depth[0, 0].cpu().numpy(), valid, frame.condition.camera.to("cpu"))
+        head = frame.mask(Label.HEAD, Label.HAIR, Label.MOUTH)[0, 0].cpu().numpy()
+        silhouette = Silhouette(head, frame.condition.camera.to("cpu"))
+        return _Surface(pixels, image, prior.depth[0, 0].cpu().numpy(), valid, silhouette)
 
-    def lift(self, branch: str, which: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def lift(
+        self, outline: OutlinePlane | None, which: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """World points [P', 3] and colours [P', 3] in [0, 1] of pixels `which` [P'] of the P."""
-        camera, (rows, columns) = self.camera, self.pixels[which].T
+        rows, columns = self.pixels[which].T
         if not len(which):
             return np.zeros((0, 3)), np.zeros((0, 3))
-        focal = float(camera.focal[0])
+        center, directions = self.silhouette.rays(rows, columns)
         nearest = COARSE * nearest_true(self.valid[::COARSE, ::COARSE])  # off the mesh its nearest point counts
-        near = np.where(self.valid[rows, columns], [rows, columns], nearest[:, rows // COARSE, columns // COARSE])
+        on_mesh = self.valid[rows, columns]
+        near = np.where(on_mesh, [rows, columns], nearest[:, rows // COARSE, columns // COARSE])
         depth = self.depth[tuple(near)].astype(np.float64)
-        if branch == "face":
-            distance = np.hypot(*(near - [rows, columns]))  # px
-            depth = depth + np.minimum(distance * depth / focal * RECESSION, DEEPEST) * generator.random(len(rows))
+        if outline is not None:
+            away = np.hypot(*(near - [rows, columns]))  # px
+            share = away / (away + self.silhouette.distance[rows, columns])  # 0 at the mesh, 1 at the outline
+            behind = (outline.along(center, directions) - depth) * (1 - np.sqrt(1 - np.minimum(share, 1) ** 2))
+            depth += np.where(on_mesh, 0, behind + SPREAD * generator.uniform(-1, 1, len(rows)))
         else:
-            depth = depth + generator.uniform(*MOUTH_DEPTH, len(rows))
-        rays = np.stack([columns + 0.5 - camera.width / 2, rows + 0.5 - camera.height / 2], 1) / focal
-        in_camera = np.concatenate([rays, np.ones((len(rows), 1))], 1) * depth[:, None]
-        pose = camera.world_to_camera[0].numpy().astype(np.float64)
-        return (in_camera - pose[:3, 3]) @ pose[:3, :3], self.image[rows, columns] / 255
+            depth += generator.uniform(*MOUTH_DEPTH, len(rows))
+        return center + directions * depth[:, None], self.image[rows, columns] / 255
 
 
 def nearest_true(mask: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from instag.fields.hook import HOOK_RANK
 from instag.fields.structure import GaussianField
 from instag.head import Branch, HeadRender, Mode, TalkingHead
 from instag.metrics.lpips import LPIPS
-from instag.schedule import adaptation_factor, position_rate
+from instag.schedule import adaptation_factor, position_rate, settling_factor
 from instag.training.density import DensityControl, Removal, Statistics
 from instag.training.optimizers import STRUCTURE_GROUPS, GroupedOptimizer, step_all
 
@@ -235,9 +235,9 @@ class BranchStage:
         rank = self.hook_rank()
         plan = Plan(indices, rank, self.choose(step), self.draw_noise(len(indices)))
         self.subject.prepare(indices, plan.choice.prior)
-        gaussians, fields = self.rates(step)
-        self.gaussians.set_rates(gaussians)
-        self.fields.set_rates(fields)
+        settling = settling_factor(step, self.steps, self.training.settle)
+        for optimizer, rates in zip((self.gaussians, self.fields), self.rates(step), strict=True):
+            optimizer.set_rates({name: rate * settling for name, rate in rates.items()})
         return plan
 
     def upload_rates(self, choice: Choice) -> None:

@@ -9,6 +9,8 @@ from instag.api import adapt_subject
 from instag.avatar import Avatar
 from instag.errors import CheckpointError, ConfigError, InstagError
 from instag.files import load_tensors
+from instag.schedule import SETTLED
+from instag.training.optimizers import GroupedOptimizer
 
 SMALL = [
     "training.face.points=300",
@@ -27,6 +29,7 @@ SMALL = [
     "training.face.sh_interval=5",
     "training.face.losses.lips=1.0",
     "training.audio_noise=0.3",
+    "training.settle=0.5",
     "training.log_interval=1",
 ]
 
@@ -45,6 +48,25 @@ def finished(made_subject, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     run(made_subject, folder)
     return folder
+
+
+def test_rates_settle_in_every_stage(made_subject, tmp_path, monkeypatch):
+    seen = []
+    set_rates = GroupedOptimizer.set_rates
+
+    def note(self, rates):
+        seen.append(rates)
+        set_rates(self, rates)
+
+    monkeypatch.setattr(GroupedOptimizer, "set_rates", note)
+    run(made_subject, tmp_path, 12, 12, 4, "training.mouth.freeze_last=0")
+    for name, steps, factors in (
+        ("scales_raw", 12, [1] * 6 + [5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, SETTLED]),
+        ("face_opacities_raw", 4, [1, 1, 0.5, SETTLED]),
+    ):
+        rates = [each[name] for each in seen if name in each]
+        assert len(rates) in (steps, 2 * steps)
+        assert rates == pytest.approx([rates[0] * factor for factor in factors] * (len(rates) // steps))
 
 
 def test_every_stage_learns_and_logs_its_terms(finished):

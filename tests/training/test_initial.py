@@ -7,7 +7,9 @@ import torch
 from instag.data.dataset import SubjectDataset
 from instag.data.layout import Label
 from instag.errors import DataError
-from instag.training.initial import COARSE, DEEPEST, RECESSION, lifted_points, nearest_true
+from instag.training import initial
+from instag.training.initial import COARSE, SPREAD, lifted_points, nearest_true
+from instag.training.outline import OutlinePlane, Silhouette
 from instag.training.stage import Subject
 
 INDICES = np.arange(0, 60, 3)
@@ -37,10 +39,30 @@ def test_lifted_points_fall_on_their_pixels(dataset, branch, labels, device):
     behind = there[:, 2] - prior.depth[0, 0][pixel[:, 1], pixel[:, 0]]
     assert valid.any() and (behind[valid].abs() < (1e-4 if branch == "face" else 0.021)).all()
     if branch == "face":
-        assert (there[~valid, 2] > prior.depth[prior.valid].min()).all()
+        assert (there[~valid, 2] > prior.depth[prior.valid].min() - SPREAD).all()
 
 
-def test_off_the_mesh_depth_is_spread_behind_the_nearest_point(dataset):
+def test_off_the_mesh_the_head_rounds_off_to_its_outline(dataset, monkeypatch):
+    plane = OutlinePlane(-0.03, 0.2)
+    monkeypatch.setattr(initial, "outline_plane", lambda *_: plane)
+    monkeypatch.setattr(initial, "SPREAD", 0.0)
+    one = INDICES[4:5]
+    means, _ = lifted_points("face", 100_000, Subject(dataset, one, 0.1), np.random.default_rng(0))
+    batch, prior = dataset.batch(one), dataset.prior(one)
+    camera, valid = batch.condition.camera, prior.valid[0, 0]
+    rows, columns = np.nonzero(batch.mask(Label.HEAD, Label.HAIR)[0, 0].numpy())  # in the order of the points
+    depth = (means @ camera.world_to_camera[0, :3, :3].T + camera.world_to_camera[0, :3, 3])[:, 2].numpy()
+    head = Silhouette(batch.mask(Label.HEAD, Label.HAIR, Label.MOUTH)[0, 0].numpy(), camera)
+    on_plane = plane.along(*head.rays(rows, columns))
+    surface = COARSE * nearest_true(valid.numpy()[::COARSE, ::COARSE])[:, rows // COARSE, columns // COARSE]
+    near = prior.depth[0, 0].numpy()[tuple(surface)]
+    share = ((depth - near) / (on_plane - near))[~valid[rows, columns].numpy()]  # 0: as the mesh; 1: on the plane
+    away, left = np.hypot(*(surface - [rows, columns])), head.distance[rows, columns]
+    expected = (1 - np.sqrt(1 - (away / (away + left)) ** 2))[~valid[rows, columns].numpy()]
+    assert np.allclose(share, expected, atol=1e-4) and share.max() > 0.5 and share.min() < 0.05
+
+
+def test_off_the_mesh_the_depth_is_spread_a_little(dataset):
     one = INDICES[4:5]
     subject, camera, prior = Subject(dataset, one, 0.1), dataset.batch(one).condition.camera, dataset.prior(one)
     depths = []
@@ -48,14 +70,8 @@ def test_off_the_mesh_depth_is_spread_behind_the_nearest_point(dataset):
         means, _ = lifted_points("face", 100_000, subject, np.random.default_rng(seed))
         depths.append((means @ camera.world_to_camera[0, :3, :3].T + camera.world_to_camera[0, :3, 3])[:, 2])
     moved = (depths[0] - depths[1]).abs()
-    rows, columns = np.nonzero(dataset.batch(one).mask(Label.HEAD, Label.HAIR)[0, 0].numpy())
-    valid = prior.valid[0, 0][rows, columns]
-    assert (moved[valid] < 1e-6).all() and moved[~valid].mean() > 0.1 * DEEPEST and moved.max() <= DEEPEST
-    surface = COARSE * nearest_true(prior.valid[0, 0].numpy()[::COARSE, ::COARSE])[:, rows // COARSE, columns // COARSE]
-    there = prior.depth[0, 0][tuple(surface)]
-    away = np.hypot(*(surface - [rows, columns])) * there.numpy() / float(camera.focal[0])  # head units
-    share = ((torch.stack(depths) - there) / np.clip(away * RECESSION, 1e-3, DEEPEST))[:, ~valid]
-    assert share.min() > -0.01 and share.max() < 1.01 and abs(float(share.mean()) - 0.5) < 0.1  # evenly
+    valid = prior.valid[0, 0][np.nonzero(dataset.batch(one).mask(Label.HEAD, Label.HAIR)[0, 0].numpy())]
+    assert (moved[valid] < 1e-6).all() and 0.3 * SPREAD < moved[~valid].mean() < SPREAD and moved.max() <= 2 * SPREAD
 
 
 def test_as_many_as_asked_and_without_resident_frames(dataset):
