@@ -42,7 +42,7 @@ class Camera:
     def centers(self) -> Tensor:
         """Camera centres in world space, [B, 3]."""
         rotation, translation = self.world_to_camera[:, :3, :3], self.world_to_camera[:, :3, 3]
-        return -(rotation.transpose(1, 2) @ translation[..., None])[..., 0]
+        return -(rotation * translation[..., None]).sum(1)  # no matrix product: a GPU's first one readies cuBLAS
 
     def to(self, device: torch.device | str) -> Camera:
         """The same cameras on a device."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, Union
 
@@ -413,8 +415,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"instag {__version__}")
         return
     verb = parse(arguments)
-    begin_context(getattr(verb, "device", "cpu"))
-    run_command(verb.run)
+    run_command(partial(run_verb, verb))
 
 
 def parse(arguments: Sequence[str]) -> Verb:
@@ -428,6 +429,23 @@ def parse(arguments: Sequence[str]) -> Verb:
         )
     every = Union[tuple(VERBS.values())]  # noqa: UP007 (built, not written)
     return tyro.cli(Annotated[(every, *STYLE)], prog="instag", args=arguments, description=DESCRIPTION)
+
+
+def run_verb(verb: Verb) -> None:
+    """Run; what a verb that computes needs first is begun before."""
+    if hasattr(verb, "device"):
+        begin_context(verb.device)
+        import_method()
+    verb.run()
+
+
+def import_method() -> None:
+    """Import all that computes, torch above all; searches for garbage meanwhile would find none, in 0.2 of 2 s."""
+    gc.disable()
+    import instag.api  # noqa: F401
+
+    gc.freeze()  # later searches leave out what is there now
+    gc.enable()
 
 
 def run_command(command: Callable[[], None]) -> None:

@@ -233,6 +233,21 @@ def test_what_is_no_command_exits_with_2(line, capsys):
     assert capsys.readouterr().err
 
 
+def test_what_computes_is_imported_without_collecting():
+    program = """
+import gc
+rounds = []
+gc.callbacks.append(lambda phase, info: rounds.append(phase))
+from instag import cli
+rounds.clear()
+cli.import_method()
+import sys
+print(len(rounds), "torch" in sys.modules, gc.isenabled(), gc.get_freeze_count() > 100_000)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 True True True\n"
+
+
 def test_the_command_leaves_nothing_unwritten_and_nothing_behind():
     """It ends without Python's own end: what is printed must be out, temporary files gone."""
     program = """

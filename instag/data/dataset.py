@@ -25,7 +25,6 @@ from instag.data.layout import (
     INNER_LIPS,
     JAW_UNIT,
     OUTER_LIPS,
-    Label,
 )
 from instag.data.pack import PackSource
 from instag.data.resident import ConditionTracks, FaceMesh, Indices, ResidentFrames
@@ -66,7 +65,6 @@ class SubjectDataset(Closing):
             self._check_length(len(self.features))
         self.store = FrameStore(source, self.size, cache_bytes)
         self._tracks: dict[torch.device, ConditionTracks] = {}
-        self._mouth_pixels: dict[int, int] = {}  # of the frames whose label maps were decoded for their statistics
 
     @classmethod
     def open(
@@ -167,16 +165,16 @@ class SubjectDataset(Closing):
         return self.statistics_of(np.arange(len(self)))
 
     def statistics_of(self, indices: Indices) -> FrameStatistics:
-        """Statistics of some frames, px counted at the stored size; decodes each of their label maps once."""
+        """Statistics of some frames, px counted at the stored size; decodes the label maps that were not decoded yet."""
         index = self._numbers(indices)
-        absent = [i for i in np.unique(index).tolist() if i not in self._mouth_pixels]
+        numbers = list(set(index.tolist()))
         with ThreadPoolExecutor(min(LABEL_THREADS, os.cpu_count() or 1)) as pool:
-            self._mouth_pixels |= zip(absent, pool.map(self._count_mouth, absent), strict=True)
+            mouth_pixels = dict(zip(numbers, pool.map(self.store.mouth_pixels, numbers), strict=True))
         return FrameStatistics(
             inner_lip_height=inner_lip_heights(self.tracks.landmarks)[index],
             blink=self.blink[index],
             jaw=self.tracks.unit(JAW_UNIT)[index],
-            mouth_pixels=np.array([self._mouth_pixels[i] for i in index.tolist()], np.int64),
+            mouth_pixels=np.array([mouth_pixels[i] for i in index.tolist()], np.int64),
             size=self.source.size,
         )
 
@@ -262,9 +260,6 @@ class SubjectDataset(Closing):
         if file is None:
             return ResidentFrames(tracks, rows, image, plate, labels, self.prior, mesh)
         return StreamedFrames(tracks, rows, image, plate, labels, self.prior, mesh, file, index[stay:].tolist())
-
-    def _count_mouth(self, i: int) -> int:
-        return np.count_nonzero(self.source.labels(i) == Label.MOUTH)
 
     # --- parts --------------------------------------------------------------------------------------------------
     def _numbers(self, indices: Indices) -> np.ndarray:

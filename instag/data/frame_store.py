@@ -128,6 +128,7 @@ class FrameStore:
         self._cache: OrderedDict[int, Picture] = OrderedDict()
         self._bytes = 0
         self._lock = threading.RLock()
+        self._mouth_pixels: dict[int, int] = {}  # of the frames whose label maps have been decoded
 
     @property
     def cached_bytes(self) -> int:
@@ -159,6 +160,12 @@ class FrameStore:
             if i in self._cache:
                 return self._cache[i].labels
             return resize_labels(self.source.labels(i), self.size)
+
+    def mouth_pixels(self, i: int) -> int:
+        """How many pixels of frame i show the inside of the mouth, counted at the stored size."""
+        if i not in self._mouth_pixels:
+            self._decode_labels(i, self.source)
+        return self._mouth_pixels[i]
 
     def stream(self, indices: Sequence[int], chunk: int) -> Iterator[tuple[int, list[Picture]]]:
         """These frames past the cache, at most `chunk` together with the place of the first among them; in any order.
@@ -197,7 +204,12 @@ class FrameStore:
 
     def _load(self, i: int, source: FrameSource | None = None) -> Picture:
         source = source or self.source
-        return self._picture(i, source.image(i), source.plate(i), source.labels(i))
+        return self._picture(i, source.image(i), source.plate(i), self._decode_labels(i, source))
+
+    def _decode_labels(self, i: int, source: FrameSource) -> np.ndarray:
+        labels = source.labels(i)
+        self._mouth_pixels[i] = np.count_nonzero(labels == Label.MOUTH)
+        return labels
 
     def _picture(self, i: int, image: np.ndarray, plate: np.ndarray, labels: np.ndarray) -> Picture:
         """A frame's stored parts, checked, over the plate, at the working size."""

@@ -147,7 +147,7 @@ class DensityControl:
         scales = self.structure.scales[index]
         noise = torch.randn(scales.shape, generator=self.generator).to(scales)
         axes = rotation_matrices(F.normalize(rows["quaternions_raw"], dim=1))  # [2 P, 3, 3]
-        rows["means"] = rows["means"] + (axes @ (noise * scales)[..., None])[..., 0]
+        rows["means"] = rows["means"] + (axes * (noise * scales)[:, None]).sum(2)  # as in Camera.centers
         rows["scales_raw"] = inverse_softplus(scales / SPLIT_SHRINK)
         return rows
 

@@ -15,7 +15,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 Terms = dict[str, Tensor]
 
 _log = logging.getLogger(__name__)
-
-
-@lru_cache
-def _one(device: torch.device) -> Tensor:
-    """The loss's slope; made when a step is first called, so that captured ones need not."""
-    return torch.ones((), device=device)
 
 
 class Steps:
@@ -137,6 +131,6 @@ class Steps:
         frames = stage.frames(inputs, choice)
         render = stage.render(frames, inputs, choice)
         loss, values = losses.total(stage.losses(render, frames, choice))
-        loss.backward(_one(loss.device))
+        loss.backward()  # a slope given by us would have torch import its symbolic shapes: 0.3 s
         stage.record(render, choice)
         return frames, {"loss": loss.detach(), **values}

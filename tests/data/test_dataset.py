@@ -139,6 +139,14 @@ def test_smaller_size_scales_everything(dataset, made_subject):
         torch.testing.assert_close(small.condition.camera.focal / 32, u_full)
 
 
+def test_label_maps_of_uploaded_frames_are_counted_then(made_subject):
+    with SubjectDataset.open(made_subject) as fresh, SubjectDataset.open(made_subject, size=32) as dataset:
+        dataset.to_device("cpu", FRAMES)
+        dataset.source.labels = None  # any use would fail
+        counted = dataset.statistics_of([*FRAMES, FRAMES[0]]).mouth_pixels
+        assert np.array_equal(counted, fresh.statistics_of([*FRAMES, FRAMES[0]]).mouth_pixels) and counted.any()
+
+
 @pytest.mark.parametrize("size", [0, 8, MADE_SIZE + 1])
 def test_size_outside_the_stored_one_is_an_error(made_subject, size):
     with pytest.raises(DataError, match="size"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from instag.kernels import ahead, reason_missing
 
 loader = pytest.importorskip("gaussian_rasterization.cuda.loader", reason="cuda-core is not installed")
 HOPPER = (9, 0)
+SLOW_IMPORTS = ("numba", "numpy.ma", "scipy", "torch._dynamo", "torch.fx.experimental.symbolic_shapes")  # .1 to 1.6 s
 
 
 @pytest.fixture
@@ -93,3 +96,15 @@ def test_a_run_loads_nothing_else(made_subject, tmp_path, monkeypatch):
     adapt_subject(made_subject, tmp_path / "run", "adapt", few, "cuda", universal="none", progress=False)
     listed = ahead.sources(load_config("adapt").model, torch.device("cuda", 0))
     assert {source for source, _ in loader._modules} == set(listed)
+
+
+@pytest.mark.skipif(reason_missing() is not None, reason=f"needs a GPU: {reason_missing()}")
+def test_a_run_imports_nothing_that_takes_long(made_subject, tmp_path):
+    program = (
+        "import sys; from instag.cli import main; main(sys.argv[1:]); "
+        f"print([name for name in {SLOW_IMPORTS} if name in sys.modules])"
+    )
+    few = [f"--set=training.{stage}.iterations=6" for stage in ("face", "mouth", "fuse")]
+    command = ["adapt", str(made_subject), str(tmp_path / "run"), "--preset", "adapt_fast", "--universal", "none", *few]
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from gaussian_rasterization import RasterOutput
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from instag.camera import Camera
 from instag.config import DensityConfig
@@ -147,3 +148,24 @@ def test_the_last_gaussian_stays(field):
     densify, _ = control(field, removal=lambda structure, camera, step: torch.ones(len(structure), dtype=torch.bool))
     after_backward(densify, rendered(torch.zeros(COUNT)), CAMERA, 100)
     assert len(field) >= 1
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of what torch is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_decision_takes_no_matrix_product(field):
+    """The only ones of an adaptation on a GPU would be here, and the first has cuBLAS made ready."""
+    densify, _ = control(field, removal=lambda structure, camera, step: structure.colors(camera.centers[0])[:, 0] > 2)
+    with Operations() as operations:
+        after_backward(densify, rendered(torch.ones(COUNT)), CAMERA, 600)
+    assert len(field) > COUNT and "cat" in operations.names
+    assert not operations.names & {"mm", "bmm", "mv", "dot", "addmm", "baddbmm", "linear"}
