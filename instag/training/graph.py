@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
 Terms = dict[str, Tensor]
 
 _log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def _copy_all(copies: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Values of `tensors` into `copies` of the same names and shapes; on a GPU a few launches for all of them."""
+    alike = defaultdict(list)
+    for name, tensor in tensors.items():
+        alike[tensor.device, tensor.dtype].append(name)
+    for names in alike.values():
+        torch._foreach_copy_([copies[name] for name in names], [tensors[name] for name in names])
 
 
 class Steps:
@@ -84,7 +95,7 @@ class Steps:
     def settle(self, step: int, keep: bool = True) -> int:
         """Make sure of the steps so far: returns `step`, or the earlier one from which they must be taken again.
 
-        keep: whether a later call may go back to here (a copy of the whole state: 2 ms), or only to an earlier one.
+        keep: whether a later call may go back to here (a copy of the whole state), or only to an earlier one.
         """
         if self._graphs is None:
             return step
@@ -102,8 +113,13 @@ class Steps:
         return settled
 
     def _keep(self, step: int) -> None:
+        """Copy the whole state, into the last copy's memory where it has the same tensors."""
         tensors, document = self._stage.state()
-        self._settled = step, {k: t.detach().clone() for k, t in tensors.items()}, copy.deepcopy(document)
+        kept = {} if self._settled is None else self._settled[1]
+        if {k: t.shape for k, t in kept.items()} != {k: t.shape for k, t in tensors.items()}:
+            kept = {k: torch.empty_like(t.detach()) for k, t in tensors.items()}
+        _copy_all(kept, tensors)
+        self._settled = step, kept, copy.deepcopy(document)
 
     def _write(self, plan: Plan) -> StepInputs:
         """The plan's numbers in tensors that stay where they are."""
