@@ -170,13 +170,14 @@ class FrameStore:
     def stream(self, indices: Sequence[int], chunk: int) -> Iterator[tuple[int, list[Picture]]]:
         """These frames past the cache, at most `chunk` together with the place of the first among them; in any order.
 
-        Several readers decode the same number of groups of pictures each, one chunk ahead of what is handed out.
+        Several readers decode the same number of groups of pictures each, one chunk ahead of what is handed out; the
+        plates beside the rest.
         """
         groups = [int(i) // self.source.run for i in indices]
         starts = [k for k in range(len(groups)) if k == 0 or groups[k] != groups[k - 1]] or [0]
         readers = max(1, min(READERS, os.cpu_count() or 1, len(starts)))
         bounds = [starts[len(starts) * k // readers] for k in range(readers)] + [len(indices)]
-        with self._lock, ThreadPoolExecutor(readers) as pool:
+        with self._lock, ThreadPoolExecutor(2 * readers) as pool:
             runs = [
                 (self.source.twin(), iter(range(first, last, chunk)), last)
                 for first, last in zip(bounds[:-1], bounds[1:], strict=True)
@@ -187,7 +188,11 @@ class FrameStore:
                 return None if start is None else pool.submit(read, source, start, min(start + chunk, last))
 
             def read(source: FrameSource, start: int, stop: int) -> tuple[int, list[Picture]]:
-                return start, [self._load(int(indices[j]), source) for j in range(start, stop)]
+                numbers = [int(i) for i in indices[start:stop]]
+                plates = pool.submit(lambda: [source.plate(i) for i in numbers])  # waits for nobody, so it ends
+                rest = [(source.image(i), self._decode_labels(i, source)) for i in numbers]
+                pairs = zip(numbers, rest, plates.result(), strict=True)
+                return start, [self._picture(i, image, plate, labels) for i, (image, labels), plate in pairs]
 
             ahead = {future: run for run in runs if (future := submit(*run)) is not None}
             try:
@@ -202,8 +207,8 @@ class FrameStore:
                 for future in ahead:
                     future.cancel()
 
-    def _load(self, i: int, source: FrameSource | None = None) -> Picture:
-        source = source or self.source
+    def _load(self, i: int) -> Picture:
+        source = self.source
         return self._picture(i, source.image(i), source.plate(i), self._decode_labels(i, source))
 
     def _decode_labels(self, i: int, source: FrameSource) -> np.ndarray:

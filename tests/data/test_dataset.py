@@ -1,4 +1,5 @@
 import shutil
+import threading
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from instag.data.dataset import SubjectDataset, inner_lip_heights, lip_rectangles
 from instag.data.pictures import VideoFrames
 from instag.data.layout import EXPRESSION_UNITS, LABEL_COLORS, Label, SubjectFolder
-from instag.data.subject_folder import labels_from_colors, lay_over
+from instag.data.subject_folder import FolderSource, labels_from_colors, lay_over
 from instag.data.pack import write_pack
 from instag.data.streamed import RING, FrameFile
 from instag.errors import DataError
@@ -289,6 +290,16 @@ def test_a_scratch_folder_without_room_is_named(tmp_path):
         FrameFile(tmp_path, 10**9, 512)
 
 
+def test_plates_are_decoded_beside_the_images(made_subject, monkeypatch):
+    together = threading.Barrier(2, timeout=20)
+    for name in ("image", "plate"):
+        plain = getattr(FolderSource, name)
+        monkeypatch.setattr(FolderSource, name, lambda self, i, plain=plain: (together.wait(), plain(self, i))[1])
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    with SubjectDataset.open(made_subject) as dataset:
+        assert sum(len(chunk) for _, chunk in dataset.store.stream(range(6), 4)) == 6
+
+
 @pytest.mark.parametrize("form", ["pack", "folder"])
 def test_several_readers_stream_every_frame_once(made_subject, tmp_path, monkeypatch, form):
     monkeypatch.setattr("os.cpu_count", lambda: 3)
@@ -306,7 +317,9 @@ def test_no_group_of_pictures_is_decoded_by_two_readers(made_subject, monkeypatc
     decoded = []
     decode = VideoFrames._decode
     with SubjectDataset.open(made_subject) as opened:
-        monkeypatch.setattr(VideoFrames, "_decode", lambda video, i: decoded.append((video.path, i)) or decode(video, i))
+        monkeypatch.setattr(
+            VideoFrames, "_decode", lambda video, i: decoded.append((video.path, i)) or decode(video, i)
+        )
         assert list(opened.store.stream([], 4)) == []
         for _ in opened.store.stream(range(MADE_FRAMES), 4):
             pass
