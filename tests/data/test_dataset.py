@@ -291,12 +291,12 @@ def test_a_scratch_folder_without_room_is_named(tmp_path):
 
 
 def test_plates_are_decoded_beside_the_images(made_subject, monkeypatch):
-    together = threading.Barrier(2, timeout=20)
-    for name in ("image", "plate"):
-        plain = getattr(FolderSource, name)
-        monkeypatch.setattr(FolderSource, name, lambda self, i, plain=plain: (together.wait(), plain(self, i))[1])
+    together = threading.Barrier(2, timeout=5)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     with SubjectDataset.open(made_subject) as dataset:
+        for name in ("image", "plate"):
+            plain = getattr(FolderSource, name)
+            monkeypatch.setattr(FolderSource, name, lambda self, i, plain=plain: (together.wait(), plain(self, i))[1])
         assert sum(len(chunk) for _, chunk in dataset.store.stream(range(6), 4)) == 6
 
 
