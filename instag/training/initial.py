@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def lifted_points(branch: str, count: int, subject: Subject, generator: np.rando
     if branch == "mouth":  # the frames that show most of it
         area = subject.dataset.statistics_of(indices).mouth_pixels
         chosen = indices[np.argsort(-area, kind="stable")[:LIFTED_FRAMES]]
-    frames = [_Surface.of(branch, subject, int(i)) for i in chosen]
+    frames = _surfaces(branch, subject, chosen.tolist())
     outline = None
     if branch == "face":
         outline = outline_plane([f.silhouette for f in frames], [f.valid for f in frames], generator)
@@ -98,19 +98,6 @@ class _Surface:
     valid: np.ndarray
     silhouette: Silhouette
 
-    @staticmethod
-    def of(branch: str, subject: Subject, number: int) -> _Surface:
-        device = "cpu" if subject.resident is None else subject.resident.device
-        subject.prepare([number], prior=False)
-        frame, prior = subject.batch(torch.tensor([number], device=device), prior=False), subject.geometry([number])
-        mask = frame.mask(*((Label.HEAD, Label.HAIR) if branch == "face" else (Label.MOUTH,)))[0, 0].cpu().numpy()
-        valid = prior.valid[0, 0].cpu().numpy()
-        image = frame.pictures.image[frame.pictures.row[0]].cpu().numpy()
-        pixels = np.argwhere(mask & valid[::COARSE, ::COARSE].any())
-        head = frame.mask(Label.HEAD, Label.HAIR, Label.MOUTH)[0, 0].cpu().numpy()
-        silhouette = Silhouette(head, frame.condition.camera.to("cpu"))
-        return _Surface(pixels, image, prior.depth[0, 0].cpu().numpy(), valid, silhouette)
-
     def lift(
         self, outline: OutlinePlane | None, which: np.ndarray, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -131,6 +118,23 @@ class _Surface:
         else:
             depth += generator.uniform(*MOUTH_DEPTH, len(rows))
         return center + directions * depth[:, None], self.image[rows, columns] / 255
+
+
+def _surfaces(branch: str, subject: Subject, numbers: list[int]) -> list[_Surface]:
+    """These frames' surfaces, brought to the host together."""
+    device = "cpu" if subject.resident is None else subject.resident.device
+    subject.prepare(numbers, prior=False)
+    frames, prior = subject.batch(torch.tensor(numbers, device=device), prior=False), subject.geometry(numbers)
+    labels = (Label.HEAD, Label.HAIR) if branch == "face" else (Label.MOUTH,)
+    maps = frames.mask(*labels), frames.mask(Label.HEAD, Label.HAIR, Label.MOUTH), prior.valid, prior.depth
+    images = frames.pictures.image[frames.pictures.row].cpu().numpy()
+    camera = frames.condition.camera.to("cpu")
+    surfaces = []
+    for i, (mask, head, valid, depth) in enumerate(zip(*(each[:, 0].cpu().numpy() for each in maps), strict=True)):
+        one = replace(camera, world_to_camera=camera.world_to_camera[i : i + 1], focal=camera.focal[i : i + 1])
+        pixels = np.argwhere(mask & valid[::COARSE, ::COARSE].any())
+        surfaces.append(_Surface(pixels, images[i], depth, valid, Silhouette(head, one)))
+    return surfaces
 
 
 def nearest_true(mask: np.ndarray) -> np.ndarray:

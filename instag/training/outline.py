@@ -89,21 +89,21 @@ def outline_plane(
         known: bool [H, W] each: pixels whose depth is known otherwise and that are not asked.
         generator: draws POINTS pixels of each outline.
     """
-    heights, costs = [], []
+    places, distances = [], []
     for one, elsewhere in zip(silhouettes, known, strict=True):
         rows, columns = np.nonzero((one.distance > 0) & (one.distance < RIM) & ~elsewhere)
         drawn = generator.permutation(len(rows))[:POINTS]
-        rows, columns = rows[drawn], columns[drawn]
-        center, directions = one.rays(rows, columns)
+        center, directions = one.rays(rows[drawn], columns[drawn])
         along = (DEPTHS - center[2]) / directions[:, 2:]  # [P, D]
-        points = center + directions[:, None] * along[..., None]  # [P, D, 3]
-        here = one.distance[rows, columns][:, None]
-        others = [other for other in silhouettes if other is not one]
-        costs.append(np.mean([np.abs(other.at(points) - here) for other in others], 0) if others else along * 0)
-        heights.append(points[..., 1].mean(1))
-    height, cost = np.concatenate(heights), np.concatenate(costs)
+        places.append(center + directions[:, None] * along[..., None])  # [P, D, 3]
+        distances.append(one.distance[rows[drawn], columns[drawn]])
+    points, distance = np.concatenate(places), np.concatenate(distances)
+    height = points[..., 1].mean(1)
     upper = height > 0  # hair below lies on shoulders that do not turn with the head
-    return _best_plane(height[upper], cost[upper])
+    points, distance = points[upper], distance[upper, None]
+    # its own frame agrees with a point at every depth, so it tells none from another
+    cost = np.mean([np.abs(each.at(points) - distance) for each in silhouettes], 0)  # [P, D] px
+    return _best_plane(height[upper], cost)
 
 
 def _best_plane(height: np.ndarray, cost: np.ndarray) -> OutlinePlane:

@@ -80,9 +80,8 @@ def test_as_many_as_asked_and_without_resident_frames(dataset):
 
 
 def test_a_branch_that_is_never_seen_is_an_error(dataset, monkeypatch):
-    monkeypatch.setattr(
-        type(dataset.batch([0])), "mask", lambda self, *_: torch.zeros(1, 1, *self.labels.shape[1:]).bool()
-    )
+    nothing = lambda self, *_: torch.zeros_like(self.labels, dtype=torch.bool)[:, None]  # noqa: E731
+    monkeypatch.setattr(type(dataset.batch([0])), "mask", nothing)
     with pytest.raises(DataError, match="covers 0 pixels"):
         lifted_points("face", 500, Subject(dataset, INDICES, 0.1), np.random.default_rng(0))
 
