@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from instag.fields.aligner import Alignment, MotionAligner
 from instag.fields.hook import HOOK_RANK, hook_displacement
 from instag.fields.motion import HOOK, Deformation
 from instag.fields.structure import GaussianField
+from instag.kernels.beside import beside
 from instag.render.composite import composite
 from instag.render.gaussians import BranchRender, Motion, render_branch
 
@@ -60,6 +62,20 @@ class HeadRender:
         return composite(self.face.image, self.mouth and self.mouth.image, background, dilate)
 
 
+@dataclass(frozen=True)
+class Heard:
+    """Where a branch's fields were asked and what they heard there, before they are told an expression or phi.
+
+    Attributes:
+        alignment: that moved the universal field's points, if any did.
+        universal, personal: what `ListeningField.hear` returned; None: there is no personalised field.
+    """
+
+    alignment: Alignment | None
+    universal: tuple[Tensor, Tensor]
+    personal: tuple[Tensor, Tensor] | None
+
+
 class Branch(nn.Module):
     """A structure field, the universal field that moves it, and what adapts that motion to this person.
 
@@ -83,60 +99,45 @@ class Branch(nn.Module):
         self.aligner = aligner
         self.personal = personal
 
-    def _align(self, aligned: bool) -> tuple[Tensor, Alignment | None]:
-        """The points at which the universal field is asked, and the alignment that moved them there."""
-        means = self.structure.means
-        if not aligned or self.aligner is None:
-            return means, None
-        alignment = self.aligner(means)
-        return means + alignment.offset, alignment
+    def hear(self, audio: Tensor, aligned: bool) -> Heard:
+        """The part of the motion by audio [B, 8, D, W] that every expression, or phi, shares."""
+        heard = self.motion.listen(audio)  # beside the aligner too
+        means = points = self.structure.means
+        alignment = self.aligner(means) if aligned and self.aligner is not None else None
+        if alignment is not None:
+            points = means + alignment.offset
+        universal = self.motion.encoding(points), heard()
+        return Heard(alignment, universal, self.personal and self.personal.hear(means, audio))
 
+    def express(self, heard: Heard, driver: Tensor) -> Motion:
+        """Motion by what was heard and what drives the branch."""
+        raise NotImplementedError
 
-@dataclass(frozen=True)
-class Heard:
-    """Where a face's fields were asked and what they heard there, before they are told an expression.
-
-    Attributes:
-        alignment: that moved the universal field's points, if any did.
-        universal, personal: what `FaceMotionField.hear` returned; None: there is no personalised field.
-    """
-
-    alignment: Alignment | None
-    universal: tuple[Tensor, Tensor]
-    personal: tuple[Tensor, Tensor] | None
+    def move(self, audio: Tensor, driver: Tensor, aligned: bool) -> Motion:
+        """Motion by audio [B, 8, D, W] and what drives the branch."""
+        return self.express(self.hear(audio, aligned), driver)
 
 
 class FaceBranch(Branch):
     """Everything of the head except the inside of the mouth."""
 
-    def hear(self, audio: Tensor, aligned: bool) -> Heard:
-        """The part of the motion by audio [B, 8, D, W] that every expression shares."""
-        points, alignment = self._align(aligned)
-        universal = self.motion.hear(points, audio)
-        return Heard(alignment, universal, self.personal and self.personal.hear(self.structure.means, audio))
-
-    def express(self, heard: Heard, expression: Tensor) -> Motion:
-        """Motion by what was heard and an expression [B, 6]; the aligner's scale multiplies the universal d_mean."""
-        universal, alignment = self.motion.express(*heard.universal, expression), heard.alignment
+    def express(self, heard: Heard, driver: Tensor) -> Motion:
+        """Driven by an expression [B, 6]; the aligner's scale multiplies the universal d_mean."""
+        universal, alignment = self.motion.express(*heard.universal, driver), heard.alignment
         if alignment is not None:
             scale = alignment.scale[None]  # [1, N, 3]: its gradient is no sum where there is one frame
             universal = replace(universal, d_mean=universal.d_mean * scale)
-        personal = heard.personal and self.personal.express(*heard.personal, expression)
+        personal = heard.personal and self.personal.express(*heard.personal, driver)
         return _sum(universal, personal, alignment)
-
-    def move(self, audio: Tensor, expression: Tensor, aligned: bool) -> Motion:
-        """Motion by audio [B, 8, D, W] and expression [B, 6]."""
-        return self.express(self.hear(audio, aligned), expression)
 
 
 class MouthBranch(Branch):
     """Teeth, tongue, oral cavity."""
 
-    def move(self, audio: Tensor, phi: Tensor, aligned: bool) -> Motion:
-        """Motion by audio [B, 8, D, W] and the hook's phi [B, 3]; the aligner only moves the points."""
-        points, alignment = self._align(aligned)
-        personal = self.personal and self.personal(self.structure.means, audio)
-        return _sum(self.motion(points, audio, phi), personal, alignment)
+    def express(self, heard: Heard, driver: Tensor) -> Motion:
+        """Driven by the hook's phi [B, 3]; the aligner only moves the points."""
+        universal = self.motion.express(*heard.universal, driver)
+        return _sum(universal, heard.personal and self.personal.express(*heard.personal), heard.alignment)
 
 
 def _sum(universal: Deformation, personal: Deformation | None, alignment: Alignment | None) -> Motion:
@@ -177,9 +178,13 @@ class TalkingHead(nn.Module):
         """
         key = self.key(mode.key)
         heard = self.face.hear(condition.audio, mode.aligned) if mode.face and mode.moving else None
+        mouth = None
+        if mode.mouth and self.mouth is not None:
+            mouth = partial(self._draw_mouth, condition, mode, key, heard)
+            if mode.face:
+                mouth = beside(mouth, condition, heard)
         face = self._draw_face(condition, mode, key, heard) if mode.face else None
-        mouth = self._draw_mouth(condition, mode, key, heard) if mode.mouth and self.mouth is not None else None
-        return HeadRender(face, mouth)
+        return HeadRender(face, mouth and mouth())
 
     def _draw_face(self, condition: Condition, mode: Mode, key: Tensor, heard: Heard | None) -> BranchRender:
         branch = self.face
@@ -189,8 +194,11 @@ class TalkingHead(nn.Module):
     def _draw_mouth(self, condition: Condition, mode: Mode, key: Tensor, heard: Heard | None) -> BranchRender:
         branch = self.mouth
         assert branch is not None
-        phi = self.hook(condition, mode, heard) if mode.moving else None
-        motion = None if phi is None else branch.move(condition.audio, phi, mode.aligned)
+        motion = None
+        if mode.moving:
+            phi = beside(partial(self.hook, condition, mode, heard), condition, heard)
+            own = branch.hear(condition.audio, mode.aligned)
+            motion = branch.express(own, phi())
         return render_branch(branch.structure, condition.camera, key, motion, extent=mode.extent)
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ meet in the first layer of the last network (`MLP.gated`, `MLP.conditioned`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 
@@ -88,19 +89,39 @@ def layer_weights(*networks: MLP) -> list[Tensor]:
     return [layer.weight for network in networks for layer in network.layers]
 
 
-class FaceMotionField(nn.Module):
-    """Face motion U(mu, a, e) (paper Eq. 3, 4; METHOD.md section 4).
+class ListeningField(nn.Module):
+    """What all motion fields begin with: a hash grid that knows the points, an encoder that hears.
 
     Args:
         encoding: H.
         audio: the audio encoder; may be shared with another field.
+    """
+
+    def __init__(self, encoding: TriPlaneEncoding, audio: AudioEncoder) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.audio = audio
+
+    def listen(self, audio_window: Tensor) -> Callable[[], Tensor]:
+        """Encode audio_window [B, 8, D, W] beside what is queued until the result [B, 32] is asked for."""
+        return beside(partial(self.audio, audio_window), audio_window)
+
+    def hear(self, x: Tensor, audio_window: Tensor) -> tuple[Tensor, Tensor]:
+        """What depends on neither expression nor hook: features of the points [N, 36], of the audio [B, 32]."""
+        heard = self.listen(audio_window)
+        return self.encoding(x), heard()
+
+
+class FaceMotionField(ListeningField):
+    """Face motion U(mu, a, e) (paper Eq. 3, 4; METHOD.md section 4).
+
+    Args:
+        encoding, audio: see `ListeningField`.
         hidden: width of the last network: 64 for the universal field, 32 for a personalised one.
     """
 
     def __init__(self, encoding: TriPlaneEncoding, audio: AudioEncoder, hidden: int) -> None:
-        super().__init__()
-        self.encoding = encoding
-        self.audio = audio
+        super().__init__(encoding, audio)
         self.audio_weights = AudioWeights(encoding.features)
         self.eye_weights = EyeWeights(encoding.features)
         self.expression = MLP(EXPRESSION - 1, 16, EXPRESSION - 1, layers=2)
@@ -109,11 +130,6 @@ class FaceMotionField(nn.Module):
     def forward(self, x: Tensor, audio_window: Tensor, expression: Tensor) -> Deformation:
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W] and expression [B, 6] (0..5, blink 0..2)."""
         return self.express(*self.hear(x, audio_window), expression)
-
-    def hear(self, x: Tensor, audio_window: Tensor) -> tuple[Tensor, Tensor]:
-        """What does not depend on the expression: features of the points [N, 36], of the audio [B, 32]."""
-        heard = beside(partial(self.audio, audio_window), audio_window)
-        return self.encoding(x), heard()
 
     def express(self, points: Tensor, audio: Tensor, expression: Tensor) -> Deformation:
         """The deformation by what `hear` returned and an expression [B, 6]."""
@@ -151,21 +167,21 @@ class FaceMotionField(nn.Module):
         return Deformation(out.d_mean, out.d_rotation, out.d_opacity, out.d_scale, *maps)
 
 
-class MouthMotionField(nn.Module):
+class MouthMotionField(ListeningField):
     """Mouth motion U^M(mu, a, phi) with the face-mouth hook's scale tau (paper Eq. 10, 11; METHOD.md section 4)."""
 
     def __init__(self, encoding: TriPlaneEncoding, audio: AudioEncoder, hidden: int, tau_hidden: int) -> None:
-        super().__init__()
-        self.encoding = encoding
-        self.audio = audio
+        super().__init__(encoding, audio)
         self.decoder = MLP(encoding.features + AUDIO_FEATURES + HOOK, hidden, sum(MOUTH_OUTPUTS), layers=3)
         self.tau = MLP(encoding.features + HOOK, tau_hidden, 1, layers=3)
         self.register_buffer("unit", MEAN_UNIT * torch.tensor(MOUTH_DIRECTION), persistent=False)
 
     def forward(self, x: Tensor, audio_window: Tensor, phi: Tensor) -> Deformation:
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W] and phi [B, 3] (`hook.hook_displacement`)."""
-        heard = beside(partial(self.audio, audio_window), audio_window)
-        points, audio = self.encoding(x), heard()  # [N, 36], [B, 32]
+        return self.express(*self.hear(x, audio_window), phi)
+
+    def express(self, points: Tensor, audio: Tensor, phi: Tensor) -> Deformation:
+        """The deformation by what `hear` returned and the hook's phi [B, 3]."""
         fused = self._fused(points, audio, phi)
         if fused is not None:
             return fused

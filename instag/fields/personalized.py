@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from instag import kernels
 from instag.fields.audio import AUDIO_FEATURES, AudioEncoder
@@ -16,30 +14,30 @@ from instag.fields.motion import (
     AudioWeights,
     Deformation,
     FaceMotionField,
+    ListeningField,
     attention_map,
     layer_weights,
 )
-from instag.kernels.beside import beside
 
 
 class PersonalizedFaceField(FaceMotionField):
     """D_i of the face: U's inputs, outputs and form with a narrower network."""
 
 
-class PersonalizedMouthField(nn.Module):
+class PersonalizedMouthField(ListeningField):
     """D_i of the mouth: listens through audio weights like the face, knows neither the hook nor the expression."""
 
     def __init__(self, encoding: TriPlaneEncoding, audio: AudioEncoder, hidden: int) -> None:
-        super().__init__()
-        self.encoding = encoding
-        self.audio = audio
+        super().__init__(encoding, audio)
         self.audio_weights = AudioWeights(encoding.features)
         self.decoder = MLP(encoding.features + AUDIO_FEATURES, hidden, sum(MOUTH_OUTPUTS), layers=3)
 
     def forward(self, x: Tensor, audio_window: Tensor) -> Deformation:
         """Deformation of points x [N, 3] by audio_window [B, 8, D, W], equally free in x, y and z."""
-        heard = beside(partial(self.audio, audio_window), audio_window)
-        points, audio = self.encoding(x), heard()  # [N, 36], [B, 32]
+        return self.express(*self.hear(x, audio_window))
+
+    def express(self, points: Tensor, audio: Tensor) -> Deformation:
+        """The deformation by what `hear` returned."""
         fused = self._fused(points, audio)
         if fused is not None:
             return fused
