@@ -177,6 +177,26 @@ def test_second_backward_gives_the_same(device) -> None:
     assert relative_error(second, first) < 1e-6
 
 
+def test_backward_takes_each_patch_that_was_drawn_in_once(device) -> None:
+    """...and heavier ones first: bins of work, the last one the heaviest."""
+    from gaussian_rasterization.cuda.rasterizer import PATCHES_PER_TILE, WORK_BINS
+
+    settings = RasterSettings(width=64, height=48, sh_degree=0)
+    scene = make_scene(120, settings, views=2).to(device)
+    scene.scales.mul_(0.2)  # some patches stay empty
+    output, _ = draw(scene, settings, "cuda")
+    patches = output.alpha.view(2, 3, 4, 4, 4, 2, 8).amax((3, 6)).permute(0, 1, 3, 2, 4)  # [view, row, column, y, x]
+    drawn = set((patches.flatten() > 0).nonzero().flatten().tolist())
+    order = output.color.grad_fn.saved_tensors[12].cpu()  # rasterizer.TileLists.work_order
+    tiles = 2 * 3 * 4
+    sizes, items = order[WORK_BINS : 2 * WORK_BINS], order[(2 + tiles) * WORK_BINS :].view(WORK_BINS, -1)
+    bins = [items[k, :size].tolist() for k, size in enumerate(sizes.tolist())]
+    assert items.shape[1] == tiles * PATCHES_PER_TILE
+    taken = [item for each in bins for item in each]
+    assert len(taken) == len(set(taken)) and set(taken) == drawn and 0 < len(drawn) < items.shape[1]
+    assert sum(map(bool, bins)) > 3
+
+
 def test_too_many_extra_channels_are_refused(device) -> None:
     with pytest.raises(RasterizerError, match="at most 4"):
         draw(make_scene(5, SETTINGS, extra=5).to(device), SETTINGS, "cuda")

@@ -16,24 +16,16 @@ struct Patch {
     const u64* list;
 };
 
-// The block's place in the list of tiles, heaviest bin first.
-__device__ __forceinline__ int pick_tile(const int* __restrict__ work_order, int tiles, int place, int lane) {
-    int bin_size = lane < WORK_BINS ? work_order[WORK_BINS - 1 - lane] : 0;
-    int inclusive = warp_inclusive_sum(bin_size, lane, WORK_BINS);
-    u32 reached = __ballot_sync(FULL_MASK, lane < WORK_BINS && inclusive > place);
-    int bin = __ffs(reached) - 1;
-    int before = __shfl_sync(FULL_MASK, inclusive - bin_size, bin);
-    return work_order[WORK_BINS + (WORK_BINS - 1 - bin) * tiles + place - before];
+__device__ __forceinline__ int count_tiles(int width, int height) {
+    return ((width + TILE - 1) / TILE) * ((height + TILE - 1) / TILE);
 }
 
-__device__ __forceinline__ Patch find_patch(int width, int height, int views, int capacity,
-                                            const int* __restrict__ tile_counts, const u64* __restrict__ tile_lists,
-                                            const int* __restrict__ work_order) {
+// Patch `within` of a tile of all views'.
+__device__ __forceinline__ Patch find_patch(int tile, int within, int width, int height, int capacity,
+                                            const int* __restrict__ tile_counts, const u64* __restrict__ tile_lists) {
     Patch patch;
-    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    int tiles_x = (width + TILE - 1) / TILE, tiles_per_view = tiles_x * ((height + TILE - 1) / TILE);
-    int tile = pick_tile(work_order, views * tiles_per_view, blockIdx.x / BLOCKS_PER_TILE, lane);
-    int within = (blockIdx.x % BLOCKS_PER_TILE) * WARPS_PER_BLOCK + warp;
+    int lane = threadIdx.x & 31;
+    int tiles_x = (width + TILE - 1) / TILE, tiles_per_view = count_tiles(width, height);
     patch.view = tile / tiles_per_view;
     patch.tile = tile - patch.view * tiles_per_view;
     patch.x = (patch.tile % tiles_x) * TILE + (within & 1) * PATCH_WIDTH;
@@ -86,22 +78,25 @@ __device__ __forceinline__ float gaussian_power(const float4& shape, float c, fl
     return -0.5f * (shape.z * dx * dx + c * dy * dy) - shape.w * dx * dy;
 }
 
-// One block per two patches of a tile of a view. Images [B, C, H, W]; `final_state` [3, B, H, W]: the transmittance
+// A block for two patches of a tile of a view. Images [B, C, H, W]; `final_state` [3, B, H, W]: the transmittance
 // behind the last Gaussian, the reciprocal length of the blended normal, and (as int bits) how far in the list it is.
 extern "C" __global__ void __launch_bounds__(WARPS_PER_BLOCK * 32) blend_forward(
     int width, int height, int views, int capacity, const float4* __restrict__ all_records,
-    const int* __restrict__ tile_counts, const u64* __restrict__ tile_lists, const int* __restrict__ work_order,
+    const int* __restrict__ tile_counts, const u64* __restrict__ tile_lists, int* __restrict__ work_order,
     int gaussians, const float* __restrict__ background, int background_stride, float* __restrict__ color,
     float* __restrict__ depth, float* __restrict__ normal, float* __restrict__ alpha, float* __restrict__ extra,
     float* __restrict__ final_state) {
     __shared__ float4 staging[WARPS_PER_BLOCK * STAGE_SLOTS * RECORD_ROWS];
     int lane = threadIdx.x & 31;
     float4* stage_base = staging + (threadIdx.x >> 5) * STAGE_SLOTS * RECORD_ROWS;
-    Patch patch = find_patch(width, height, views, capacity, tile_counts, tile_lists, work_order);
+    int tiles = views * count_tiles(width, height);
+    int tile = pick(tile_order(work_order, tiles), blockIdx.x / BLOCKS_PER_TILE, lane);
+    int within = (blockIdx.x % BLOCKS_PER_TILE) * WARPS_PER_BLOCK + (threadIdx.x >> 5);
+    Patch patch = find_patch(tile, within, width, height, capacity, tile_counts, tile_lists);
     const float4* records = all_records + (size_t)patch.view * gaussians * RECORD_ROWS;
 
     float transmittance = 1.0f, blended[FEATURES];
-    int last = 0;
+    int last = 0, work = 0;
     bool done = !patch.inside;
 #pragma unroll
     for (int f = 0; f < FEATURES; f++) blended[f] = 0.0f;
@@ -113,6 +108,7 @@ extern "C" __global__ void __launch_bounds__(WARPS_PER_BLOCK * 32) blend_forward
         bool hit = index < patch.count && meets_patch(candidate);
         u32 hits = __ballot_sync(FULL_MASK, hit);
         int count = __popc(hits);
+        work += count;
         if (hit) stage(stage_base + __popc(hits & ((1u << lane) - 1)) * RECORD_ROWS, candidate, index + 1, records);
         if (lane < STAGE_PADDING) stage_base[(count + lane) * RECORD_ROWS + 1] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (index + 32 < patch.count) candidate = load_candidate(patch, index + 32, records);  // in flight while blending
@@ -148,6 +144,8 @@ extern "C" __global__ void __launch_bounds__(WARPS_PER_BLOCK * 32) blend_forward
         }
         __syncwarp();
     }
+    int end = warp_max(last);
+    if (lane == 0 && end > 0) enlist(patch_order(work_order, tiles), tile * PATCHES_PER_TILE + within, work);
     if (!patch.inside) return;
     size_t plane = (size_t)width * height, pixel = (size_t)patch.pixel_y * width + patch.pixel_x;
     size_t at = patch.view * plane + pixel, three = 3 * patch.view * plane + pixel;
@@ -233,10 +231,11 @@ __device__ __forceinline__ void load_pixel_gradient(const Patch& patch, size_t p
     }
 }
 
-// Same grid and culling as blend_forward, back to front. Any of the image gradients may be null.
+// A warp per patch in which anything was drawn, culling as in blend_forward, back to front. Any of the image gradients may
+// be null.
 extern "C" __global__ void __launch_bounds__(WARPS_PER_BLOCK * 32) blend_backward(
     int width, int height, int views, int capacity, const float4* __restrict__ all_records,
-    const int* __restrict__ tile_counts, const u64* __restrict__ tile_lists, const int* __restrict__ work_order,
+    const int* __restrict__ tile_counts, const u64* __restrict__ tile_lists, int* __restrict__ work_order,
     int gaussians, const float* __restrict__ background, int background_stride, const float* __restrict__ normal,
     const float* __restrict__ final_state, const float* __restrict__ d_color, const float* __restrict__ d_depth,
     const float* __restrict__ d_normal, const float* __restrict__ d_alpha, const float* __restrict__ d_extra,
@@ -246,7 +245,11 @@ extern "C" __global__ void __launch_bounds__(WARPS_PER_BLOCK * 32) blend_backwar
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     float4* stage_base = staging + warp * 33 * RECORD_ROWS;
     int* ids = staged_ids + warp * 33;
-    Patch patch = find_patch(width, height, views, capacity, tile_counts, tile_lists, work_order);
+    int tiles = views * count_tiles(width, height);
+    int picked = pick(patch_order(work_order, tiles), blockIdx.x * WARPS_PER_BLOCK + warp, lane);
+    if (picked < 0) return;
+    Patch patch = find_patch(picked / PATCHES_PER_TILE, picked % PATCHES_PER_TILE, width, height, capacity, tile_counts,
+                             tile_lists);
     const float4* records = all_records + (size_t)patch.view * gaussians * RECORD_ROWS;
     float* gradients = record_gradients + (size_t)patch.view * gaussians * GRADIENT_STRIDE;
 
@@ -265,7 +268,6 @@ extern "C" __global__ void __launch_bounds__(WARPS_PER_BLOCK * 32) blend_backwar
                                 &toward_alpha);
     }
     int end = warp_max(last);
-    if (end == 0) return;
     // Behind Gaussian i: sum over j > i of weight_j (g . feature_j), less the share of the final transmittance.
     float behind = -toward_alpha * transmittance;
     if (lane < RECORD_ROWS) stage_base[lane] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);  // slot 0 pads odd counts

@@ -16,7 +16,7 @@ typedef unsigned long long u64;
 #define PATCHES_PER_TILE 8
 #define WARPS_PER_BLOCK 2
 #define BLOCKS_PER_TILE (PATCHES_PER_TILE / WARPS_PER_BLOCK)
-#define WORK_BINS 16  // tiles are binned by log2 of their list's length
+#define WORK_BINS 32  // a lane each; two an octave of work
 
 // METHOD.md section 3
 #define ALPHA_MAX 0.99f
@@ -98,6 +98,41 @@ __device__ __forceinline__ int warp_inclusive_sum(int value, int lane, int width
         if (lane >= offset) value += below;
     }
     return value;
+}
+
+// Orders of work, heaviest bin first: tiles by the length of their lists (sort_tiles for blend_forward), then patches, a
+// view's tiles' after another's, by what forward found in them (blend_forward for blend_backward; without those that
+// nothing was drawn in). `work_order`: sizes of the tiles' bins and of the patches', zeroed; then the bins' items.
+struct WorkOrder {
+    int* sizes;
+    int* items;
+    int most;  // items of a bin
+};
+
+__device__ __forceinline__ WorkOrder tile_order(int* work_order, int tiles) {
+    return {work_order, work_order + 2 * WORK_BINS, tiles};
+}
+__device__ __forceinline__ WorkOrder patch_order(int* work_order, int tiles) {
+    return {work_order + WORK_BINS, work_order + (2 + tiles) * WORK_BINS, tiles * PATCHES_PER_TILE};
+}
+
+__device__ __forceinline__ void enlist(const WorkOrder& order, int item, int work) {
+    work = max(work, 2);
+    int octave = 31 - __clz(work), upper = (work >> (octave - 1)) & 1;
+    int bin = min(WORK_BINS - 1, 2 * octave + upper);
+    int place = atomicAdd(order.sizes + bin, 1);
+    order.items[(size_t)bin * order.most + place] = item;
+}
+
+// The item at a place of an order; -1 behind the last.
+__device__ __forceinline__ int pick(const WorkOrder& order, int place, int lane) {
+    int size = order.sizes[WORK_BINS - 1 - lane];
+    int inclusive = warp_inclusive_sum(size, lane, WORK_BINS);
+    u32 reached = __ballot_sync(FULL_MASK, inclusive > place);
+    if (!reached) return -1;
+    int bin = __ffs(reached) - 1;
+    int before = __shfl_sync(FULL_MASK, inclusive - size, bin);
+    return order.items[(size_t)(WORK_BINS - 1 - bin) * order.most + place - before];
 }
 
 __device__ __forceinline__ int warp_max(int value) {

@@ -21,7 +21,8 @@ PROJECT_THREADS = 128
 SORT_THREADS = 256
 BLEND_THREADS = 64
 BLOCKS_PER_TILE = 4
-WORK_BINS = 16
+PATCHES_PER_TILE = 8
+WORK_BINS = 32
 
 _FOLDER = Path(__file__).parent
 _FILES = ("common.cuh", "project.cu", "project_backward.cu", "sort.cu", "blend.cu")
@@ -83,7 +84,7 @@ class TileLists:
     capacity: int
     counts: Tensor  # [B * tiles] int32, may exceed the capacity
     keys: Tensor  # [B * tiles, capacity] int64: bits of the depth, index
-    work_order: Tensor  # [16 + 16 * B * tiles] int32: tiles binned by log2 of their list's length
+    work_order: Tensor  # int32: tiles and, once they are blended, patches by how much work they are, see common.cuh
 
 
 def rasterize_cuda(
@@ -216,10 +217,12 @@ def _fill_lists(
     world_to_camera, focal, active_count = camera
     settings, module = call.settings, call.module()
     capacity = tiles.tile_capacity(call.device)
-    # the lists' lengths and the bins' sizes, zeroed together
-    zeroed = torch.zeros(call.tiles + WORK_BINS * (1 + call.tiles), dtype=torch.int32, device=call.device)
+    # the lists' lengths, the sizes of the tiles' and the patches' bins, zeroed together; the bins' items
+    zeroed, items = call.tiles + 2 * WORK_BINS, WORK_BINS * call.tiles * (1 + PATCHES_PER_TILE)
+    numbers = call.empty(zeroed + items, dtype=torch.int32)
+    numbers[:zeroed].zero_()
     lists = TileLists(
-        capacity, zeroed[: call.tiles], call.empty(call.tiles, capacity, dtype=torch.int64), zeroed[call.tiles :]
+        capacity, numbers[: call.tiles], call.empty(call.tiles, capacity, dtype=torch.int64), numbers[call.tiles :]
     )
     assert opacities is not None
     opacity_stride = opacities.stride(0) if call.views > 1 else 0

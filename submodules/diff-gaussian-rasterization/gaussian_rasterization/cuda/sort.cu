@@ -21,7 +21,7 @@ __device__ __forceinline__ void bitonic_sort(u64* keys, int size, int thread) {
 }
 
 // One block per tile of every view. A key is (bits of the depth, index): ascending depth, ties by index, whatever order
-// the atomics of project_forward left. work_order: [WORK_BINS] sizes, then WORK_BINS lists of tiles; zeroed sizes.
+// the atomics of project_forward left.
 // `overflow` receives the longest list wanted where it exceeds the capacity. The capacity is a power of two.
 extern "C" __global__ void __launch_bounds__(SORT_THREADS) sort_tiles(
     int tiles, int capacity, const int* __restrict__ tile_counts, u64* __restrict__ tile_lists,
@@ -31,9 +31,7 @@ extern "C" __global__ void __launch_bounds__(SORT_THREADS) sort_tiles(
     int wanted = tile_counts[tile], count = min(wanted, capacity);
     if (thread == 0) {
         if (wanted > capacity) atomicMax(overflow, wanted);
-        int bin = count ? min(WORK_BINS - 1, 32 - __clz(count)) : 0;
-        int place = atomicAdd(work_order + bin, 1);
-        work_order[WORK_BINS + bin * tiles + place] = tile;
+        enlist(tile_order(work_order, tiles), tile, count);
     }
     if (count < 2) return;
     u64* list = tile_lists + (size_t)tile * capacity;
