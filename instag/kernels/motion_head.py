@@ -171,7 +171,7 @@ def aligner_head_cuda(features: Tensor, weights: AlignerWeights) -> tuple[Tensor
     """The aligner: features [N, 36] -> offset [N, 3] in head units, scale [N, 3]."""
     output = _run(_known(ALIGNER, weights.decoder_1), features, None, None, weights)
     assert output.d_scale is not None
-    return output.d_mean[0], output.d_scale[0]
+    return output.d_mean.flatten(0, 1), output.d_scale.flatten(0, 1)  # of the one frame; [0]'s gradient is a copy
 
 
 def fits(device: torch.device, point_features: int, head: Head | None, frames: int = 1) -> bool:

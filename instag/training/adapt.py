@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from instag.data.layout import Label
 from instag.data.sampling import Curriculum, face_curriculum, mouth_curriculum
 from instag.fields.structure import GaussianField
 from instag.head import HeadRender, Key, Mode
+from instag.kernels.beside import beside
 from instag.losses_pixels import Compared, PixelRules, compare
 from instag.render.gaussians import BranchRender
 from instag.training.stage import BranchStage, Choice
@@ -78,16 +80,17 @@ class FaceStage(BranchStage):
         """Photometric, alpha, attention, motion, then geometry prior and perceptual terms."""
         assert render.face is not None and render.face.motion is not None
         face, weights = render.face, self.config.losses
+        total = face.motion.total
+        sizes = (total.d_mean, total.d_rotation, total.d_opacity, total.d_scale, face.motion.offset)
+        moved = beside(partial(losses.magnitude, *sizes, weight=weights.motion), sizes)  # both ways beside the pixels
         compared = compare(face.image, frames, self.head.key(self.key), self.rules(choice))
         if choice.patch is not None and not self.head.single_branch and not weights.matte:
             inside = losses.closed(frames.mask(Label.MOUTH))  # METHOD.md section 6: in the perceptual term's steps
             compared = replace(compared, target=losses.paint(compared.target, inside, self.head.key("green")))
-        total = face.motion.total
-        sizes = (total.d_mean, total.d_rotation, total.d_opacity, total.d_scale, face.motion.offset)
         return {
             "photometric": losses.photometric(compared.render, compared.target, weights.dssim),
             **compared.terms,
-            "motion": losses.magnitude(*sizes, weight=weights.motion),
+            "motion": moved(),
             **self._lip_term(compared, frames),
             **self._perceptual_terms(compared, frames, choice),
         }
@@ -162,14 +165,15 @@ class MouthStage(BranchStage):
     def losses(self, render: HeadRender, frames: FrameBatch, choice: Choice) -> dict[str, Tensor]:
         """Photometric and alpha terms, and the aligner's offset."""
         assert render.mouth is not None and render.mouth.motion is not None
-        mouth, weights = render.mouth, self.config.losses
+        mouth, weights, offset = render.mouth, self.config.losses, render.mouth.motion.offset
+        moved = offset if offset is None else beside(partial(losses.magnitude, offset, weight=weights.motion), offset)
         compared = compare(mouth.image, frames, self.head.key(self.key(choice)), mouth_rules(weights))
         terms = {
             "photometric": losses.photometric(compared.render, compared.target, weights.dssim),
             **compared.terms,
         }
-        if mouth.motion.offset is not None:
-            terms["motion"] = losses.magnitude(mouth.motion.offset, weight=weights.motion)
+        if moved is not None:
+            terms["motion"] = moved()
         if self.perceptual is not None and choice.patch is not None:
             shown = self.perceptual.patches(compared.render, compared.target, choice.patch)
             terms["lpips"] = weights.lpips * shown
