@@ -1,6 +1,7 @@
 // Depth order within each tile, and tiles binned by work so that blending starts with the heaviest.
 
 #define SORT_THREADS 256
+#define OWN_STEP 32  // a warp's pairs of this or a shorter step are the same 64 keys: no other warp is waited for
 #define SORT_SHARED 4096  // longer lists are sorted in place in global memory: correct, slower
 
 __device__ __forceinline__ void bitonic_sort(u64* keys, int size, int thread) {
@@ -15,7 +16,9 @@ __device__ __forceinline__ void bitonic_sort(u64* keys, int size, int thread) {
                     keys[high] = a;
                 }
             }
-            __syncthreads();
+            int next = step > 1 ? step >> 1 : width;
+            if (max(step, next) > OWN_STEP) __syncthreads();
+            else __syncwarp();
         }
     }
 }
