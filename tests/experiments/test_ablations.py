@@ -30,7 +30,7 @@ def test_every_line_of_the_paper_has_a_row_that_can_be_configured():
     base = load_config("adapt_fast")
     made = {name: adaptation(base, row, 3, 125, whole=False) for name, row in ROWS.items()}
     assert all(config.training.seed == 3 for config in made.values())
-    assert made["prior_on"].training.face.prior_from == 1250 and made["prior_off"].training.face.prior_from is None
+    assert made["prior_on"].training.face.prior_from == 625 and made["prior_off"].training.face.prior_from is None
     assert made["long"].data.n_views == -1 and made["full"].data.n_views == 125
     assert {row.variant for row in ROWS.values()} - {None} <= set(VARIANTS)
 
