@@ -22,7 +22,7 @@ from instag.data.pictures import resize_image, resize_labels
 from instag.errors import DataError
 
 DEFAULT_CACHE_BYTES = 1 << 30
-READERS = 16  # that decode a stream of frames, each a run of it
+READERS = 12  # that decode a stream of frames, each a run of it
 
 
 @dataclass(frozen=True)
