@@ -10,6 +10,7 @@ import copy
 import csv
 import json
 import tempfile
+import threading
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +27,10 @@ from instag.errors import DataError
 REMEDY = "make it anew with `instag process`"
 SPLITS = ("train", "val")
 MOUTH_FRAMES = 8  # of another program's folder, looked at for a mouth
+
+# NumPy has Python parse an array's header: before 3.11.8 that fails now and then in two threads at once
+# (github.com/python/cpython/issues/106905).
+_header_parser = threading.Lock()
 
 
 class FolderSource:
@@ -297,7 +302,8 @@ def _read_bytes(path: Path) -> bytes:
 
 def _load_array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        with _header_parser:
+            return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: not a readable .npy array ({error}); {REMEDY}") from None
 

@@ -5,6 +5,7 @@ Made here file by file after the published layouts (METHOD.md section 7, docs/da
 
 import json
 import shutil
+import time
 
 import cv2
 import numpy as np
@@ -119,6 +120,21 @@ def test_frames_may_stand_in_one_pose_file_and_parts_be_missing(layout, root):
 def test_it_packs(root, tmp_path):
     with SubjectDataset.open(write_pack(SubjectFolder(root), tmp_path / "p.instag"), extractor="deepspeech") as packed:
         assert len(packed) == FRAMES and packed.batch([3]).image.shape == (1, 3, SIZE, SIZE)
+
+
+def test_arrays_are_read_one_at_a_time(root, tmp_path, monkeypatch):
+    inside, most, load = [], [], np.load
+
+    def watched(*arguments, **options):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.002)
+        inside.pop()
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(np, "load", watched)
+    write_pack(SubjectFolder(root), tmp_path / "p.instag")
+    assert max(most, default=1) == 1  # one layout has no teeth
 
 
 def test_it_trains(root, tmp_path):
